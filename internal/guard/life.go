@@ -1,0 +1,296 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/internal/clock"
+	"golang.org/x/sys/unix"
+)
+
+// life is one worker from start to burial.
+type life struct {
+	g         *guard
+	cmd       *exec.Cmd
+	conn      *conn
+	testament *Testament
+	lastBeat  int64 // boottime, ns
+	beaten    bool
+	stopping  bool // the worker said that it exits on purpose
+	stopBy    int64
+	exited    chan error
+	messages  chan message
+}
+
+var errHung = errors.New("worker hung")
+
+// life starts a worker, watches it, and buries it. The error says why it
+// ended.
+func (g *guard) life(ctx context.Context) error {
+	l, err := g.start()
+	if err != nil {
+		return err
+	}
+	err = l.watch(ctx)
+	return errors.Join(err, l.bury())
+}
+
+// start forks a worker under a new incarnation. The one before was reaped by
+// bury, or by takeOver (G7).
+func (g *guard) start() (*life, error) {
+	if err := g.waitDataDir(); err != nil {
+		return nil, err
+	}
+	inc, err := draw()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.Gate.SetIncarnation(inc); err != nil {
+		return nil, fmt.Errorf("set gate number: %w", err)
+	}
+	ours, theirs, err := pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	args := append(append([]string(nil), g.Command[1:]...), "--incarnation", strconv.FormatUint(inc, 10))
+	cmd := exec.Command(g.Command[0], args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.ExtraFiles = append([]*os.File{theirs}, g.Gate.GateFiles()...)
+	// A group of its own, so that hooks die with it.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		ours.close()
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	l := &life{
+		g: g, cmd: cmd, conn: ours, lastBeat: clock.Boottime(),
+		exited: make(chan error, 1), messages: make(chan message, 64),
+	}
+	if err := writePid(filepath.Join(g.RuntimeDir, workerPidFile), cmd.Process.Pid); err != nil {
+		g.log.Warn("worker pid not written", "error", err)
+	}
+	go func() { l.exited <- cmd.Wait() }()
+	go l.read()
+	g.log.Info("worker started", "pid", cmd.Process.Pid, "incarnation", inc)
+	return l, nil
+}
+
+// waitDataDir waits until no process holds the data directory (G7).
+func (g *guard) waitDataDir() error {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		err := g.DataDirFree()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// read ends when the worker's end closes; bury closes ours, so it always ends.
+func (l *life) read() {
+	defer close(l.messages)
+	buf := make([]byte, maxPacket)
+	for {
+		m, err := l.conn.receive(buf)
+		if err != nil {
+			return
+		}
+		l.messages <- m
+	}
+}
+
+// watch returns when the worker has exited, hangs, or took too long to stop.
+func (l *life) watch(ctx context.Context) error {
+	interval := 20 * time.Millisecond
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	verify := time.NewTicker(time.Second)
+	defer verify.Stop()
+	last := clock.Boottime()
+	done := ctx.Done()
+	messages := l.messages
+	for {
+		select {
+		case err := <-l.exited:
+			l.exited <- err // for bury
+			return exitReason(err)
+		case m, ok := <-messages:
+			if !ok {
+				messages = nil // its exit follows
+				continue
+			}
+			l.handle(m)
+		case <-done:
+			done = nil
+			l.stopBy = clock.Boottime() + int64(l.g.StopLimit)
+			if err := l.conn.send(message{Kind: kindStop, Text: "stop"}); err != nil {
+				return fmt.Errorf("ask worker to stop: %w", err)
+			}
+		case <-l.g.Reload:
+			if err := l.conn.send(message{Kind: kindReload}); err != nil {
+				l.g.log.Warn("reload not passed on", "error", err)
+			}
+		case <-verify.C:
+			l.verifyGate()
+		case <-tick.C:
+			now := clock.Boottime()
+			// A guard that was itself late judges nobody: what the worker
+			// sent meanwhile is still in the queue.
+			if now-last > 3*int64(interval) {
+				l.lastBeat = now
+			}
+			last = now
+			if err := l.overdue(now); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (l *life) overdue(now int64) error {
+	limit := l.g.StartLimit
+	if l.beaten && l.testament != nil {
+		limit = l.testament.HangLimit
+	}
+	if silent := time.Duration(now - l.lastBeat); silent > limit {
+		return fmt.Errorf("%w: silent for %v, limit %v", errHung, silent, limit)
+	}
+	if l.stopBy != 0 && now > l.stopBy {
+		return fmt.Errorf("worker did not stop within %v", l.g.StopLimit)
+	}
+	return nil
+}
+
+func (l *life) handle(m message) {
+	switch m.Kind {
+	case kindBeat:
+		l.lastBeat, l.beaten = clock.Boottime(), true
+	case kindTestify:
+		if m.Testament == nil {
+			return
+		}
+		l.testament = m.Testament
+		// Kept beyond this life: a guard that starts the next worker removes
+		// the addresses of the last configuration too.
+		if err := l.conn.send(message{Kind: kindAck}); err != nil {
+			l.g.log.Warn("testament not acknowledged", "error", err)
+		}
+		if !l.g.gateOK {
+			l.tellGate("gate not attached on every interface")
+		}
+	case kindReady:
+		if !l.g.notified && l.g.OnReady != nil {
+			l.g.notified = true
+			l.g.OnReady()
+		}
+	case kindStopping:
+		l.stopping = true
+	}
+}
+
+// verifyGate attaches again what came off, and tells the worker: while an
+// interface is without its programs, the gate cannot close (A4: releases at
+// once).
+func (l *life) verifyGate() {
+	err := l.g.Gate.Verify()
+	was := l.g.gateOK
+	l.g.gateOK = err == nil
+	if err != nil {
+		l.g.log.Error("gate not attached on every interface, attaching again", "error", err)
+		l.tellGate(err.Error())
+		if err := l.g.Gate.AttachAll(); err != nil {
+			l.g.log.Error("gate not attached again", "error", err)
+		}
+		return
+	}
+	if !was {
+		l.g.log.Info("gate attached again on every interface")
+		l.tellGate("")
+	}
+}
+
+func (l *life) tellGate(text string) {
+	if err := l.conn.send(message{Kind: kindGate, OK: text == "", Text: text}); err != nil {
+		l.g.log.Warn("worker not told of the gate", "error", err)
+	}
+}
+
+// bury ends the worker and all that it started, closes the gate, tells the
+// others and removes the addresses, in the order of G5: SIGKILL, close, read
+// back, notes, addresses. The notes go out before the worker is reaped: the
+// number that its writes are compared with has changed, so none can open.
+func (l *life) bury() error {
+	g := l.g
+	group := -l.cmd.Process.Pid
+	if err := unix.Kill(group, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		g.log.Warn("worker group not killed", "error", err)
+	}
+	// A gate that cannot be closed by map is left to its deadline, and then
+	// no note may speak of it as closed.
+	closed := g.Gate.CloseAll()
+	if closed != nil {
+		g.log.Error("gate not closed by hand, its deadline closes it", "error", closed)
+	} else {
+		time.Sleep(noteDelay)
+		l.sendNote()
+	}
+	addresses := g.Addresses
+	if l.testament != nil {
+		addresses = append(append([]Address(nil), addresses...), l.testament.Addresses...)
+	}
+	removed := g.RemoveAddresses(addresses)
+	if removed != nil {
+		g.log.Error("addresses not removed", "error", removed)
+	}
+	if closed == nil {
+		for _, pause := range noteRepeats {
+			time.Sleep(pause)
+			l.sendNote()
+		}
+	}
+	<-l.exited // reaped (G7)
+	l.conn.close()
+	for range l.messages { //nolint:revive // drained until its reader ends
+	}
+	if err := os.Remove(filepath.Join(g.RuntimeDir, workerPidFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		g.log.Warn("worker pid file not removed", "error", err)
+	}
+	return errors.Join(closed, removed)
+}
+
+// sendNote sends the `over` note to everyone. A worker that left no testament
+// never asked for a grant (G5), so there is nothing to end.
+func (l *life) sendNote() {
+	if l.testament == nil {
+		return
+	}
+	if err := l.g.SendNotes(l.testament.Targets, [][]byte{l.testament.Over}); err != nil {
+		l.g.log.Warn("death note not sent to everyone", "error", err)
+	}
+}
+
+// exitReason turns how a worker ended into an error; a WorkerError ends the
+// guard as well.
+func exitReason(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		if err == nil {
+			return errors.New("worker exited")
+		}
+		return fmt.Errorf("wait for worker: %w", err)
+	}
+	switch code := exit.ExitCode(); code {
+	case exitConfig, exitIntegrity:
+		return &WorkerError{Code: code}
+	default:
+		return fmt.Errorf("worker died: %w", exit)
+	}
+}
