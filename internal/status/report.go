@@ -213,6 +213,9 @@ func (r Report) aged(age time.Duration) Report {
 			r.Groups[i].Lease = Lease{LengthMs: r.Groups[i].Lease.LengthMs}
 		}
 	}
+	if r.Role == RoleHolder && !r.holds("") {
+		r.Role = RoleStandby
+	}
 	return r
 }
 
