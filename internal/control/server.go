@@ -1,0 +1,278 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Limits of the socket.
+const (
+	socketMode        = 0o660
+	pathBytesMax      = 107 // sun_path without its final zero
+	connectionsMax    = 128
+	bodyBytesMax      = 64 << 10
+	headerBytesMax    = 16 << 10
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	idleTimeout       = 60 * time.Second
+	closeTimeout      = 2 * time.Second
+	probeTimeout      = time.Second
+)
+
+// Options of a server; all are needed.
+type Options struct {
+	Path    string // of the socket; its directory exists
+	Backend Backend
+	Logger  *slog.Logger
+}
+
+// Server answers on the control socket.
+type Server struct {
+	path     string
+	listener net.Listener
+	file     os.FileInfo // the socket file that is ours
+	http     *http.Server
+}
+
+// ErrInUse means that another process answers on the socket.
+var ErrInUse = errors.New("another process answers on this socket")
+
+// Listen makes the socket with mode 0660. A file left behind by a process
+// that died is replaced; one that somebody answers on, or that is no socket,
+// is left alone and refused.
+func Listen(o Options) (*Server, error) {
+	if len(o.Path) > pathBytesMax {
+		return nil, fmt.Errorf("make control socket: path of %d bytes, the kernel takes %d: %s", len(o.Path), pathBytesMax, o.Path)
+	}
+	if err := removeStale(o.Path); err != nil {
+		return nil, fmt.Errorf("make control socket: %w", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: o.Path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("make control socket: %w", err)
+	}
+	listener.SetUnlinkOnClose(false) // ours may have been replaced by then
+	// Between bind and chmod the umask decides who may connect; nobody is
+	// answered before each caller's credentials were checked.
+	err = os.Chmod(o.Path, socketMode)
+	file, statErr := os.Lstat(o.Path)
+	if err = errors.Join(err, statErr); err != nil {
+		return nil, errors.Join(fmt.Errorf("set mode of control socket: %w", err), listener.Close(), os.Remove(o.Path))
+	}
+	s := &Server{path: o.Path, listener: newListener(listener, connectionsMax), file: file}
+	s.http = &http.Server{
+		Handler:           handler(o.Backend, o.Logger, s.mayCall),
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      failoverLimit + readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerBytesMax,
+		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+		ConnContext:       withCaller,
+	}
+	return s, nil
+}
+
+// mayCall reads the socket's file again: an operator may have given it to a
+// group after the start.
+func (s *Server) mayCall(c Caller) bool {
+	file, err := os.Lstat(s.path)
+	if err != nil || !os.SameFile(file, s.file) {
+		file = s.file
+	}
+	return allowed(c, uint32(os.Geteuid()), file)
+}
+
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("%s exists and is not a socket: move it away", path)
+	}
+	conn, err := net.DialTimeout("unix", path, probeTimeout)
+	if err == nil {
+		return errors.Join(fmt.Errorf("%w: %s", ErrInUse, path), conn.Close())
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("probe old socket: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove old socket: %w", err)
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then lets running answers finish for up to two
+// seconds and removes the socket. It returns nil after such an end.
+func (s *Server) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(s.listener) }()
+	select {
+	case err := <-served:
+		return errors.Join(fmt.Errorf("serve control socket: %w", err), s.remove())
+	case <-ctx.Done():
+	}
+	err := s.Close()
+	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// Close ends the server and removes its socket file.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
+	}
+	// Shutdown knows the listener only once Run was called.
+	if e := s.listener.Close(); !errors.Is(e, net.ErrClosed) {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, s.remove())
+}
+
+func (s *Server) remove() error {
+	info, err := os.Lstat(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !os.SameFile(info, s.file) {
+		return err
+	}
+	return os.Remove(s.path)
+}
+
+// handler routes requests of callers that may call.
+func handler(b Backend, log *slog.Logger, may func(Caller) bool) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/status", method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
+		return b.Status(r.Context())
+	}))
+	mux.Handle("/v1/failover", change(log, failoverLimit, b.Failover))
+	mux.Handle("/v1/maintenance", change(log, writeLimit, b.Maintenance))
+	mux.Handle("/v1/fence", change(log, writeLimit, needNode(b.Fence)))
+	mux.Handle("/v1/unfence", change(log, writeLimit, needNode(b.Unfence)))
+	mux.Handle("/v1/reload", change(log, writeLimit, func(ctx context.Context, _ struct{}) (ReloadResult, error) {
+		return b.Reload(ctx)
+	}))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, &Error{Code: NotFound, Message: "no such path: " + r.URL.Path, Hint: "see docs for the paths under /v1"})
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, ok := CallerOf(r.Context())
+		if !ok || !may(caller) {
+			log.Warn("control socket: caller refused", "caller", caller.String())
+			fail(w, &Error{Code: Forbidden, Message: "only root, the daemon's user and the socket's group may call", Hint: "run it with sudo"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func needNode(next func(context.Context, NodeRequest) (NodeResult, error)) func(context.Context, NodeRequest) (NodeResult, error) {
+	return func(ctx context.Context, r NodeRequest) (NodeResult, error) {
+		if r.Node == "" {
+			return NodeResult{}, &Error{Code: Invalid, Message: "node is missing", Hint: `send {"node":"NAME"}`}
+		}
+		return next(ctx, r)
+	}
+}
+
+// change is a POST with a JSON body that is logged with its caller.
+func change[In, Out any](log *slog.Logger, limit time.Duration, do func(context.Context, In) (Out, error)) http.Handler {
+	return method(http.MethodPost, limit, func(r *http.Request) (any, error) {
+		var in In
+		if err := decode(r.Body, &in); err != nil {
+			return nil, err
+		}
+		caller, _ := CallerOf(r.Context())
+		out, err := do(r.Context(), in)
+		if err != nil {
+			log.Warn("operator command refused", "path", r.URL.Path, "caller", caller.String(), "error", err)
+			return nil, err
+		}
+		log.Info("operator command done", "path", r.URL.Path, "caller", caller.String())
+		return out, nil
+	})
+}
+
+// method answers one method within a time limit.
+func method(want string, limit time.Duration, do func(*http.Request) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != want {
+			w.Header().Set("Allow", want)
+			failWith(w, http.StatusMethodNotAllowed, &Error{Code: Invalid, Message: r.Method + " is not " + want, Hint: "use " + want})
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		r.Body = http.MaxBytesReader(w, r.Body, bodyBytesMax)
+		out, err := do(r.WithContext(ctx))
+		if err != nil {
+			fail(w, asError(err))
+			return
+		}
+		reply(w, http.StatusOK, out)
+	})
+}
+
+// decode reads one JSON value; an empty body is an empty request.
+func decode(body io.Reader, into any) error {
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err == nil {
+		if _, err = d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("more than one JSON value")
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return &Error{Code: TooLarge, Message: fmt.Sprintf("body larger than %d bytes", tooLarge.Limit)}
+	}
+	return &Error{Code: Invalid, Message: "body: " + err.Error(), Hint: "send one JSON object"}
+}
+
+func fail(w http.ResponseWriter, e *Error) {
+	code, ok := httpStatus[e.Code]
+	if !ok {
+		code = http.StatusInternalServerError
+	}
+	failWith(w, code, e)
+}
+
+func failWith(w http.ResponseWriter, code int, e *Error) { reply(w, code, envelope{Error: e}) }
+
+func reply(w http.ResponseWriter, code int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		code, text = http.StatusInternalServerError, []byte(`{"error":{"code":"internal","message":"encode answer","hint":""}}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(text, '\n')) // the caller went away: nothing to tell it
+}
