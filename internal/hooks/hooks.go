@@ -102,22 +102,14 @@ func (r *Runner) SetHooks(hooks []Hook) {
 	r.hooks = hooks
 }
 
-// Run queues the hooks of the event and calls done, from the runner's
-// goroutine, with the first error once all of them ran; without hooks for the
-// phase it is called at once, by the caller itself. done may be nil.
-func (r *Runner) Run(e Event, done func(error)) {
+// Run queues the hooks of the event. When they are queued, done is called from
+// the runner's goroutine with the first error once all of them ran; it may be
+// nil. Otherwise done is not called: err says why (ErrQueueFull, ErrClosed),
+// or is nil because no hook is configured for the phase.
+func (r *Runner) Run(e Event, done func(error)) (queued bool, err error) {
 	if done == nil {
 		done = func(error) {}
 	}
-	queued, err := r.enqueue(e, done)
-	if !queued {
-		done(err)
-	}
-}
-
-// enqueue tells whether the queue took the event; without hooks for its phase
-// there is nothing to queue and no error.
-func (r *Runner) enqueue(e Event, done func(error)) (queued bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seq++

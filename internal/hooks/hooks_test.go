@@ -25,7 +25,9 @@ func script(t *testing.T, body string) string {
 func run(t *testing.T, r *Runner, e Event) error {
 	t.Helper()
 	done := make(chan error, 1)
-	r.Run(e, func(err error) { done <- err })
+	if queued, err := r.Run(e, func(err error) { done <- err }); !queued {
+		return err
+	}
 	select {
 	case err := <-done:
 		return err
@@ -60,10 +62,9 @@ func TestHooksRunInOrderWithTheirEvent(t *testing.T) {
 func TestNoHookIsASuccessAtOnce(t *testing.T) {
 	r := New(quiet(), nil)
 	defer r.Close(0)
-	called := false
-	r.Run(Event{Phase: Acquired}, func(err error) { called = err == nil })
-	if !called {
-		t.Fatal("done was not called by Run itself")
+	queued, err := r.Run(Event{Phase: Acquired}, func(error) { t.Error("done was called") })
+	if queued || err != nil {
+		t.Fatalf("got %v, %v, want neither", queued, err)
 	}
 }
 
@@ -104,11 +105,9 @@ func TestQueueIsBounded(t *testing.T) {
 	defer r.Close(0)
 	full := 0
 	for range 2 * maxQueue {
-		r.Run(Event{Phase: Acquired}, func(err error) {
-			if errors.Is(err, ErrQueueFull) {
-				full++ // called by Run itself
-			}
-		})
+		if _, err := r.Run(Event{Phase: Acquired}, nil); errors.Is(err, ErrQueueFull) {
+			full++
+		}
 	}
 	if full < maxQueue-1 {
 		t.Fatalf("%d of %d events refused", full, 2*maxQueue)
