@@ -287,9 +287,13 @@ func (m *Machine) Granted(epoch uint64) []Step {
 }
 
 // Yield is a planned release (A5): pre-release hooks first, while the gate is
-// still open, then as Release.
+// still open, then as Release. Asked again, it does not hurry the hooks.
 func (m *Machine) Yield(now int64) []Step {
-	if m.phase != holding {
+	switch m.phase {
+	case yielding:
+		return nil
+	case holding:
+	default:
 		return m.Release(now)
 	}
 	m.enter(yielding)

@@ -168,6 +168,7 @@ func TestYieldRunsPreReleaseFirst(t *testing.T) {
 	m := &Machine{}
 	hold(t, m, 5)
 	want(t, "yield", m.Yield(0), RunPreRelease)
+	want(t, "asked again", m.Yield(0))
 	want(t, "window goes on", m.Granted(5), OpenGate)
 	want(t, "hooks failed", m.HooksDone(ms, m.Token(), errors.New("no")), CloseGate)
 	want(t, "note", m.Tick(2*ms), SendRelease, ClearAddress, RunReleased)
