@@ -1,0 +1,104 @@
+package wal
+
+import (
+	"slices"
+	"time"
+)
+
+// Stats is what a log says of itself.
+type Stats struct {
+	// Verdict of the recovery that opened it.
+	Verdict Verdict
+	// Segments and their bytes on disk.
+	Segments int
+	Bytes    int64
+	// Room is the bytes that can be written before another file must be made:
+	// the rest of the segment in use and the prepared one. Blocked says why
+	// there is no prepared one (a full disk), nil for no reason: the caller
+	// should refuse new entries then, while there is room to end in order.
+	Room    int64
+	Blocked error
+	// LastIndex is the last index in the log, see Recovery.
+	LastIndex uint64
+	// Batches, their Records and bytes since the log was opened.
+	Batches, Records, BatchBytes uint64
+	// Queued requests, and for how long the writer has been at work on those
+	// that it took: how long the disk has been stuck (E8). 0 when idle.
+	Queued int
+	Busy   time.Duration
+	// Times of write and sync of the last 1024 batches.
+	SyncP50, SyncP99, SyncMax time.Duration
+	// Err is the final error.
+	Err error
+}
+
+// meterSamples is how many batches the percentiles cover.
+const meterSamples = 1024
+
+// meter is the part of Log that Stats reads; Log.mu guards it.
+type meter struct {
+	segments  int
+	bytes     int64
+	room      int64
+	lastIndex uint64
+	batches   uint64
+	records   uint64
+	written   uint64
+	took      []time.Duration // a ring, the next at batches % meterSamples
+}
+
+// note counts a batch.
+func (l *Log) note(bytes, records int, took time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := &l.meter
+	if len(m.took) < meterSamples {
+		m.took = append(m.took, took)
+	} else {
+		m.took[m.batches%meterSamples] = took
+	}
+	m.batches++
+	m.records += uint64(records)
+	m.written += uint64(bytes)
+}
+
+// publishStats shows the state of the writer to Stats.
+func (w *writer) publishStats() {
+	bytes := int64(0)
+	for i := range w.segments {
+		bytes += int64(w.segments[i].head.size)
+	}
+	l := w.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.meter.segments, l.meter.bytes = len(w.segments), bytes
+	l.meter.room = int64(w.head.size) - w.offset - sealBytes
+	l.meter.lastIndex = w.last
+}
+
+// Stats returns the present numbers.
+func (l *Log) Stats() Stats {
+	ready, blocked := l.prep.state()
+	l.mu.Lock()
+	m := l.meter
+	took := slices.Clone(m.took)
+	s := Stats{
+		Verdict: l.recovery.Verdict, Segments: m.segments, Bytes: m.bytes, Room: m.room, Blocked: blocked,
+		LastIndex: m.lastIndex, Batches: m.batches, Records: m.records, BatchBytes: m.written,
+		Queued: len(l.queue), Err: l.err,
+	}
+	if !l.busy.IsZero() {
+		s.Busy = time.Since(l.busy)
+	}
+	l.mu.Unlock()
+	if ready {
+		s.Room += l.prep.size - headerBytes - sealBytes
+	}
+	if len(took) > 0 {
+		slices.Sort(took)
+		s.SyncP50 = took[len(took)/2]
+		s.SyncP99 = took[len(took)*99/100]
+		s.SyncMax = took[len(took)-1]
+	}
+	return s
+}

@@ -1,0 +1,214 @@
+package wal
+
+import (
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/internal/invariant"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
+)
+
+// writer is the one that writes. Only its goroutine touches it.
+type writer struct {
+	log  *Log
+	fsys vfs.FS
+	dir  string
+	enc  encoder
+
+	// The segment in use. Invariant: everything before offset is durable, and
+	// offset + sealBytes <= head.size.
+	file   vfs.File
+	head   header
+	offset int64
+	number uint64 // of the next batch
+	prev   uint32 // checksum of the batch frame before, or of the header
+
+	segments []segment // oldest first, the last in use
+	oldest   uint64    // lowest sequence of the log
+	last     uint64    // last index
+}
+
+// pick is what goes into the next batch.
+type pick struct {
+	records  []Record
+	data     int64      // bytes of the records
+	finished []*request // whose last record is in it, or that have none
+}
+
+func (p *pick) fits(bytes int64) bool {
+	return len(p.records) == 0 ||
+		len(p.records) < maxBatchRecords && batchSize(p.data+bytes) <= maxBatchBytes
+}
+
+// run writes until the log is closed.
+func (l *Log) run() {
+	defer close(l.finished)
+	for reqs := l.take(); len(reqs) > 0; reqs = l.take() {
+		l.w.serve(reqs)
+	}
+}
+
+// serve makes batches of the requests, in their order.
+func (w *writer) serve(reqs []*request) {
+	var p pick
+	for _, r := range reqs {
+		if r.release {
+			w.flush(&p)
+			r.finish(w.release(r.upto))
+			continue
+		}
+		for i := range r.records {
+			bytes := recordSize(len(r.records[i].Payload))
+			if !p.fits(bytes) {
+				w.flush(&p)
+			}
+			p.records = append(p.records, r.records[i])
+			p.data += bytes
+		}
+		p.finished = append(p.finished, r)
+	}
+	w.flush(&p)
+}
+
+// flush writes the batch and tells those that waited for it.
+func (w *writer) flush(p *pick) {
+	err := w.log.Err()
+	if err == nil && len(p.records) > 0 {
+		err = w.write(p.records, p.data)
+	}
+	for _, r := range p.finished {
+		r.finish(err)
+	}
+	clear(p.records)
+	clear(p.finished)
+	*p = pick{records: p.records[:0], finished: p.finished[:0]}
+}
+
+// write makes one batch durable, in the next segment when this one is full.
+func (w *writer) write(records []Record, data int64) error {
+	began := time.Now()
+	if w.offset+batchSize(data)+sealBytes > int64(w.head.size) {
+		if err := w.rotate(); err != nil {
+			return w.log.fail(err)
+		}
+	}
+	size, err := w.writeBatch(records)
+	if err != nil {
+		return w.log.fail(err)
+	}
+	seg := &w.segments[len(w.segments)-1]
+	for i := range records {
+		w.last = nextIndex(w.last, &records[i])
+		seg.maxIndex = max(seg.maxIndex, entryIndex(&records[i]))
+	}
+	took := time.Since(began)
+	w.log.note(size, len(records), took)
+	w.publishStats()
+	if w.log.opts.OnSync != nil {
+		w.log.opts.OnSync(size, len(records), took)
+	}
+	return nil
+}
+
+// writeBatch writes and syncs one batch where it fits, and moves on. The synced
+// offset of its frames is the present offset: each batch is synced before the
+// next one is written.
+func (w *writer) writeBatch(records []Record) (size int, err error) {
+	out, crc := w.enc.encode(records, place{
+		salt: w.head.salt, number: w.number, offset: w.offset, synced: w.offset, prev: w.prev,
+	})
+	end := w.offset + int64(len(out))
+	invariant.Check(end <= int64(w.head.size), "batch %d from %d to %d in a segment of %d",
+		w.number, w.offset, end, w.head.size)
+	if _, err := w.file.WriteAt(out, w.offset); err != nil {
+		return 0, fmt.Errorf("write batch: %w", err)
+	}
+	if err := w.file.Sync(); err != nil {
+		return 0, fmt.Errorf("sync batch: %w", err)
+	}
+	w.offset, w.number, w.prev = end, w.number+1, crc
+	return len(out), nil
+}
+
+// rotate publishes the next segment, then seals this one, in this order: a seal
+// without its next segment means that one was lost, so the seal must come after
+// the name of the next is durable; and nothing is written into the next before
+// the seal is durable, so a segment without seal means that the next is unused.
+func (w *writer) rotate() error {
+	next := <-w.log.prep.ready
+	if next.err != nil {
+		return fmt.Errorf("prepare next segment: %w", next.err)
+	}
+	head := header{
+		cluster: w.head.cluster, node: w.head.node, sequence: w.head.sequence + 1,
+		base: w.last, oldest: w.oldest, salt: newSalt(), size: uint64(w.log.prep.size),
+		prevSalt: w.head.salt, prevEnd: uint64(w.offset), prevCRC: w.prev, first: w.number + 1,
+	}
+	crc, err := publishSegment(w.fsys, w.dir, next.file, next.name, &head)
+	if err == nil {
+		_, err = w.writeBatch([]Record{sealRecord(&head, crc)})
+	}
+	if err != nil {
+		_ = next.file.Close()
+		return err
+	}
+	invariant.Check(w.number == head.first, "next segment begins with batch %d, sealed with %d", head.first, w.number)
+	old := w.file
+	w.file, w.head, w.offset, w.prev = next.file, head, headerBytes, crc
+	w.segments = append(w.segments, segment{name: segmentName(head.sequence), head: head})
+	if err := old.Close(); err != nil {
+		return fmt.Errorf("close sealed segment: %w", err)
+	}
+	return nil
+}
+
+// release drops segments. The record that says so is durable before the first
+// name goes, so that a name that is missing for another reason is seen.
+func (w *writer) release(upto uint64) error {
+	if err := w.log.Err(); err != nil {
+		return err
+	}
+	n := 0
+	for n < len(w.segments)-1 && w.segments[n].maxIndex <= upto {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	oldest := w.segments[n].head.sequence
+	mark := Record{Type: TypeRelease, Index: oldest, Term: upto}
+	if err := w.write([]Record{mark}, recordSize(0)); err != nil {
+		return err
+	}
+	dropped := w.segments[:n]
+	w.segments = append([]segment(nil), w.segments[n:]...)
+	w.oldest = oldest
+	for i := range dropped {
+		if err := w.drop(&dropped[i]); err != nil {
+			return w.log.fail(err)
+		}
+	}
+	if err := w.fsys.SyncDir(w.dir); err != nil {
+		return w.log.fail(fmt.Errorf("sync log directory: %w", err))
+	}
+	w.publishStats()
+	return nil
+}
+
+// drop makes a segment the spare of the preparer, or removes it.
+func (w *writer) drop(seg *segment) error {
+	name := path.Join(w.dir, seg.name)
+	if int64(seg.head.size) == w.log.prep.size && len(w.log.prep.spare) == 0 {
+		spare := path.Join(w.dir, fmt.Sprintf("spare-%d%s", seg.head.sequence, tempSuffix))
+		if err := w.fsys.Publish(name, spare); err != nil {
+			return fmt.Errorf("recycle segment: %w", err)
+		}
+		w.log.prep.spare <- spare // there is room: only this goroutine fills it
+		return nil
+	}
+	if err := w.fsys.Remove(name); err != nil {
+		return fmt.Errorf("remove segment: %w", err)
+	}
+	return nil
+}
