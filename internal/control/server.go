@@ -164,7 +164,8 @@ func (s *Server) remove() error {
 func handler(b Backend, log *slog.Logger, may func(Caller) bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/status", method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
-		return b.Status(r.Context())
+		report, err := b.Status(r.Context())
+		return report.Normal(), err
 	}))
 	mux.Handle("/v1/failover", change(log, failoverLimit, b.Failover))
 	mux.Handle("/v1/maintenance", change(log, writeLimit, b.Maintenance))

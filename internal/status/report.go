@@ -234,8 +234,8 @@ func (r Report) holds(group string) bool {
 	return slices.ContainsFunc(r.Groups, func(g Group) bool { return g.Name == group && g.Lease.Held })
 }
 
-// normal replaces nil lists and maps by empty ones: readers get [] and {}.
-func (r Report) normal() Report {
+// Normal replaces nil lists and maps by empty ones: readers get [] and {}.
+func (r Report) Normal() Report {
 	list(&r.Groups)
 	list(&r.Conditions)
 	list(&r.WaitingFor)

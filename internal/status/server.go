@@ -158,11 +158,11 @@ func reading(source Source, now time.Time) (Report, time.Duration) {
 	report, asOf := source()
 	if asOf.IsZero() {
 		report.Stale = true
-		return report.aged(Fresh + time.Millisecond).normal(), -1
+		return report.aged(Fresh + time.Millisecond).Normal(), -1
 	}
 	age := max(now.Sub(asOf), now.Round(0).Sub(asOf.Round(0)), 0)
 	report.AsOf = asOf.Round(0)
-	return report.aged(age).normal(), age
+	return report.aged(age).Normal(), age
 }
 
 func staleText(age time.Duration) string {
