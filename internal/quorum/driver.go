@@ -1,0 +1,535 @@
+// Package quorum drives raft: it feeds one raft node with messages, beats and
+// time, decides when to campaign, and hands out what to send, store and apply.
+//
+// raft elects and replicates; it never decides who holds an address. The
+// election rules E1-E8 of the protocol live here because raft alone would wait
+// for its randomized timeout, and would refuse votes while a leader that it
+// still knows has been lost.
+//
+// A Driver has no goroutine, no clock and no socket. One goroutine owns it and
+// passes the time. The only thing that comes from elsewhere is the end of a
+// write to the log, as a value in the channel Durable.
+//
+// The order of a turn of the owner's loop: take what has happened (Persisted,
+// Over, Beat, Step, Propose), Tick, Process, apply every committed entry, send
+// every message, sleep until Next.
+package quorum
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast-ha/holdfast/internal/invariant"
+	"github.com/holdfast-ha/holdfast/storage"
+)
+
+// Limits of raft and of the Driver.
+const (
+	maxWrites      = 512 // writes that wait for the disk
+	maxBytesApp    = 1 << 20
+	maxBytesApply  = 8 << 20
+	maxInflight    = 256
+	maxUncommitted = 64 << 20
+	// stuckFloor is the least time after which a write counts as stuck (E8).
+	stuckFloor = time.Second
+)
+
+// Log is what a Driver needs of storage.Log.
+type Log interface {
+	raft.Storage
+	// Save makes a change durable and calls done, from any goroutine, in the
+	// order of the calls.
+	Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(error))
+	// KeepCommit remembers a commit index for the next Save.
+	KeepCommit(commit uint64)
+}
+
+// Config is what a Driver is made of. Every field but Logger is needed.
+type Config struct {
+	ID          uint64 // raft id of this node
+	Incarnation uint64 // of this worker
+	Log         Log
+	Members     []storage.Member // committed members: names, priorities and roles
+	Beat        time.Duration    // also raft's tick
+	Promise     time.Duration    // P
+	Lease       time.Duration    // L
+	// OnLead is called when this node has become leader, before its first
+	// entry leaves; the commands it returns go into the same batch (E5). It
+	// decides from Overlay.
+	OnLead func(now int64) [][]byte
+	// Random returns a number in [0, n), n > 0.
+	Random func(n int64) int64
+	Logger *slog.Logger
+}
+
+func (c Config) validate() error {
+	switch {
+	case !storage.ValidRaftID(c.ID) || c.Incarnation == 0:
+		return fmt.Errorf("node %x incarnation %x: not an identity", c.ID, c.Incarnation)
+	case c.Log == nil || c.OnLead == nil || c.Random == nil:
+		return errors.New("log, OnLead and Random are needed")
+	case c.Beat <= 0 || c.Promise < 2*c.Beat || c.Lease <= 0:
+		return fmt.Errorf("beat %s, promise %s, lease %s: want promise of at least two beats", c.Beat, c.Promise, c.Lease)
+	}
+	return nil
+}
+
+// Errors of Propose and Transfer.
+var (
+	// ErrNotLeader: only the leader proposes; Status names it.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrBusy: too much is uncommitted, a write is stuck, or a transfer runs.
+	ErrBusy = errors.New("proposal refused for now")
+)
+
+// BeatInfo is what the election rules need of a beat.
+type BeatInfo struct {
+	Node, Incarnation uint64
+	Term              uint64
+	LeaderClaim       bool
+	Seen              []SeenEntry // newest sequence its sender has seen of each node
+}
+
+// SeenEntry is one node's newest beat as another has seen it.
+type SeenEntry struct {
+	Node, Incarnation, Sequence uint64
+}
+
+// Completion says that a write to the log has ended.
+type Completion struct {
+	token uint64
+	err   error
+}
+
+// write is one call of Log.Save that has not ended, and what depends on it.
+type write struct {
+	token     uint64
+	since     int64
+	responses []*raftpb.Message
+}
+
+// early is a pre-vote that came before the news that its sender already had.
+type early struct {
+	m           *raftpb.Message
+	incarnation uint64
+	at          int64
+}
+
+// peer is what the leader knows of a node's answers (E6).
+type peer struct {
+	asked    int64 // oldest heartbeat without an answer, 0 if none
+	answered int64 // last answer
+	took     time.Duration
+}
+
+// Driver drives one raft node. See the package comment for the rules of use.
+type Driver struct {
+	cfg  Config
+	log  *slog.Logger
+	rn   *raft.RawNode
+	el   *election
+	conf storage.Conf
+
+	members map[uint64]storage.Member
+	voter   bool // in the applied configuration
+	abstain bool // G6, said by the owner
+
+	turn  int64 // last call
+	epoch int64 // start, tick intervals count from here
+	slot  int64 // last interval that had its tick (E7)
+
+	done   chan Completion
+	token  uint64
+	writes []write
+	stored view // term and vote as given to the log
+	failed error
+
+	outbox []Message
+	tail   tail
+	began  bool  // became leader, OnLead not yet called
+	led    int64 // since when this node leads
+
+	early    map[uint64]early
+	peers    map[uint64]*peer
+	transfer transfer
+	reported view
+	dropped  uint64
+}
+
+// New returns a Driver over an opened log. Process then hands out every entry
+// that was committed before, from index 2 on, in order.
+func New(now int64, cfg Config) (*Driver, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	hs, cs, err := cfg.Log.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID: cfg.ID, Storage: cfg.Log, AsyncStorageWrites: true,
+		// E: PreVote, CheckQuorum, tick = beat; raft's own timeout is only a
+		// fallback.
+		PreVote: true, CheckQuorum: true,
+		HeartbeatTick: 1, ElectionTick: int(2 * cfg.Promise / cfg.Beat),
+		MaxSizePerMsg: maxBytesApp, MaxCommittedSizePerReady: maxBytesApply,
+		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: maxInflight,
+		DisableProposalForwarding: true, StepDownOnRemoval: true,
+		Logger: raftLogger{cfg.Logger},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	d := &Driver{
+		cfg: cfg, log: cfg.Logger, rn: rn,
+		el:   newElection(now, cfg.ID, cfg.Beat, cfg.Promise, cfg.Random),
+		turn: now, epoch: now,
+		done:   make(chan Completion, maxWrites),
+		stored: view{term: hs.GetTerm(), vote: hs.GetVote()},
+		early:  map[uint64]early{}, peers: map[uint64]*peer{},
+		members: map[uint64]storage.Member{},
+	}
+	if d.tail, err = loadTail(cfg.Log); err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	d.setConf(storage.ConfOf(cs))
+	d.SetMembers(cfg.Members)
+	d.el.last = d.view()
+	d.reported = d.view()
+	return d, nil
+}
+
+// Durable carries the ends of writes. The owner receives from it and passes
+// each value to Persisted. It never blocks the log.
+func (d *Driver) Durable() <-chan Completion { return d.done }
+
+// SetMembers takes the committed members after they changed: their priorities
+// and roles order the elections (E4), and only their raft ids are listened to.
+func (d *Driver) SetMembers(members []storage.Member) {
+	clear(d.members)
+	for _, m := range members {
+		d.members[m.RaftID] = m
+	}
+	d.el.setMembers(d.conf, members)
+}
+
+func (d *Driver) setConf(conf storage.Conf) {
+	d.conf = conf
+	d.voter = conf.Voter(d.cfg.ID)
+	members := make([]storage.Member, 0, len(d.members))
+	for _, m := range d.members {
+		members = append(members, m)
+	}
+	d.el.setMembers(conf, members)
+}
+
+// SetAbstain makes the node neither vote nor campaign (G6), or ends that. It
+// still stores and acknowledges entries. A node that is no voter under its
+// raft id abstains by itself.
+func (d *Driver) SetAbstain(on bool) { d.abstain = on }
+
+func (d *Driver) abstains() bool { return d.abstain || !d.voter }
+
+// SetLatency takes the measured p99 of a round trip to the other voters and of
+// a sync of the log. They lengthen waits, never shorten them (E3).
+func (d *Driver) SetLatency(rtt, fsync time.Duration) { d.el.rtt, d.el.fsync = rtt, fsync }
+
+// Stalled restarts the miss timers (E7): after a start, a resume, or more than
+// two beats between two turns of the owner's loop, once its sockets are
+// drained. Every method notices a gap between calls by itself.
+func (d *Driver) Stalled(now int64) {
+	d.turn = now
+	d.el.stalled(now)
+}
+
+// at notes the time of a call and applies E7 to a gap.
+func (d *Driver) at(now int64) {
+	if now-d.turn > 2*int64(d.cfg.Beat) {
+		d.el.stalled(now)
+	}
+	d.turn = max(d.turn, now)
+}
+
+// Tick lets time act. Call it every turn; raft gets at most one tick for each
+// interval of a beat, and the intervals that were missed are dropped (E7).
+func (d *Driver) Tick(now int64) {
+	d.at(now)
+	if slot := (now - d.epoch) / int64(d.cfg.Beat); slot > d.slot {
+		d.slot = slot
+		d.raftTick(now)
+	}
+	d.watchTransfer(now)
+	d.elect(now)
+}
+
+// raftTick passes a tick to raft. raft's own campaign is a fallback for a fault
+// in our rules; it must not break them: not while E3 holds it back, not before
+// a witness's turn, never while abstaining.
+func (d *Driver) raftTick(now int64) {
+	v := d.view()
+	if v.role != leader {
+		rank, _ := d.el.rank()
+		if d.abstains() || now < d.el.guard || (rank < 0 && now < d.el.dueAt()) {
+			return
+		}
+	}
+	d.rn.Tick()
+	d.observe(now, 0, 0)
+}
+
+// Step takes a raft message from a peer. Messages of an incarnation that is
+// over (E2) and of nodes that are not members are dropped without error.
+// ErrFrame: the peer speaks something else.
+func (d *Driver) Step(now int64, from, incarnation uint64, data []byte) error {
+	d.at(now)
+	m, err := decodeFrame(d.cfg.ID, from, data)
+	if err != nil {
+		d.dropped++
+		return fmt.Errorf("take message of node %x: %w", from, err)
+	}
+	if !d.listens(m, incarnation) {
+		d.dropped++
+		return nil
+	}
+	d.note(now, m)
+	d.step(now, m, incarnation)
+	d.elect(now)
+	return nil
+}
+
+// listens reports whether a message counts at all.
+func (d *Driver) listens(m *raftpb.Message, incarnation uint64) bool {
+	from := m.GetFrom()
+	if d.el.isOver(from, incarnation) {
+		return false // E2
+	}
+	if d.abstains() && (isVote(m) || m.GetType() == raftpb.MsgTimeoutNow) {
+		return false // G6
+	}
+	// A leader may be known to all but us: we apply its joining from what it
+	// sends. Nobody else may be unknown.
+	_, member := d.members[from]
+	return member || d.conf.Contains(from) || fromLeader(m)
+}
+
+// step gives one message to raft under the rules E2 and E4.
+func (d *Driver) step(now int64, m *raftpb.Message, incarnation uint64) {
+	if isVote(m) {
+		d.beforeVote(now, m, incarnation)
+	}
+	older := m.GetType() == raftpb.MsgPreVote && d.view().lead == 0 && d.tail.newerThan(m.GetLogTerm(), m.GetIndex())
+	if err := d.rn.Step(m); err != nil {
+		d.log.Debug("raft took no message", "from", m.GetFrom(), "type", m.GetType().String(), "err", err)
+	}
+	d.observe(now, m.GetFrom(), incarnation)
+	if older && d.view().lead == 0 {
+		d.el.urgent = true // E4: our log is newer, so we go first
+	}
+}
+
+// beforeVote forgets a lost leader (E2), which its late heartbeats may have
+// brought back. While the leader is not lost, raft will ignore the request; a
+// pre-vote is kept for a moment, since the news that its sender acts on may
+// reach us just behind it.
+func (d *Driver) beforeVote(now int64, m *raftpb.Message, incarnation uint64) {
+	if d.el.lost(now) {
+		d.forgetLeader()
+		return
+	}
+	if m.GetType() == raftpb.MsgPreVote {
+		d.early[m.GetFrom()] = early{m: m, incarnation: incarnation, at: now}
+	}
+}
+
+// forgetLeader makes raft forget the leader it knows (E2).
+func (d *Driver) forgetLeader() {
+	if v := d.view(); v.role == follower && v.lead != 0 {
+		_ = d.rn.ForgetLeader() // fails only with lease-based reads
+	}
+}
+
+// note keeps what E6 asks about a peer's answers.
+func (d *Driver) note(now int64, m *raftpb.Message) {
+	if t := m.GetType(); t != raftpb.MsgAppResp && t != raftpb.MsgHeartbeatResp {
+		return
+	}
+	p := d.peer(m.GetFrom())
+	p.answered = now
+	if m.GetType() == raftpb.MsgHeartbeatResp && p.asked != 0 {
+		p.took = time.Duration(now - p.asked)
+		p.asked = 0
+	}
+}
+
+func (d *Driver) peer(id uint64) *peer {
+	p := d.peers[id]
+	if p == nil {
+		p = &peer{}
+		d.peers[id] = p
+	}
+	return p
+}
+
+// Beat takes a beat of another node (E1).
+func (d *Driver) Beat(now int64, b BeatInfo) {
+	d.at(now)
+	d.el.beatInfo(now, b, d.view().term)
+	d.elect(now)
+}
+
+// Over takes a verified note that an incarnation has ended. If it was the
+// leader's, the leader is lost at once (E1), and nothing it still sends is
+// taken (E2). A release is no over and deposes nobody.
+func (d *Driver) Over(now int64, node, incarnation uint64) {
+	d.at(now)
+	if node == d.cfg.ID {
+		return
+	}
+	if d.el.overNote(now, node, incarnation) {
+		d.log.Info("leader is over", "node", node, "incarnation", incarnation)
+	}
+	d.elect(now)
+}
+
+// Unreachable tells raft that a message to a node was not sent.
+func (d *Driver) Unreachable(to uint64) { d.rn.ReportUnreachable(to) }
+
+// elect acts on the election rules.
+func (d *Driver) elect(now int64) {
+	v := d.view()
+	if v.role == leader || d.abstains() || d.failed != nil {
+		return
+	}
+	if d.el.lost(now) {
+		d.forgetLeader() // E2
+		d.stepEarly(now)
+	}
+	// A node that cannot store must not make others vote for it (E8).
+	if d.el.mayCampaign(now, d.view()) && !d.stuck(now) {
+		d.el.campaigned(now)
+		if err := d.rn.Campaign(); err != nil {
+			d.log.Warn("campaign refused by raft", "err", err)
+		}
+		d.observe(now, 0, 0)
+	}
+}
+
+// stepEarly takes the pre-votes that came just before the leader was lost. An
+// older one is repeated by its sender.
+func (d *Driver) stepEarly(now int64) {
+	for _, id := range slices.Sorted(maps.Keys(d.early)) {
+		e := d.early[id]
+		delete(d.early, id)
+		if now-e.at <= int64(max(d.cfg.Beat, 2*d.el.rtt)) && d.listens(e.m, e.incarnation) {
+			d.step(now, e.m, e.incarnation)
+		}
+	}
+}
+
+// view reads raft's state.
+func (d *Driver) view() view {
+	s := d.rn.BasicStatus()
+	v := view{term: s.GetTerm(), vote: s.GetVote(), lead: s.Lead}
+	switch s.RaftState {
+	case raft.StateLeader:
+		v.role = leader
+	case raft.StateCandidate:
+		v.role = candidate
+	case raft.StatePreCandidate:
+		v.role = preCandidate
+	}
+	return v
+}
+
+// observe follows raft after anything that may have changed it.
+func (d *Driver) observe(now int64, from, incarnation uint64) {
+	v := d.view()
+	was := d.el.last
+	if v == was {
+		return
+	}
+	if v.role == leader && (was.role != leader || was.term != v.term) {
+		d.began = true
+		d.led = now
+		d.tail.lead(v.term)
+		clear(d.peers)
+	}
+	if v.role != leader {
+		d.began = false
+		d.transfer = transfer{}
+	}
+	if v.lead == d.cfg.ID {
+		from, incarnation = d.cfg.ID, d.cfg.Incarnation
+	}
+	d.el.observe(now, v, from, incarnation)
+}
+
+// Propose appends commands to the log; the Driver keeps their order. Errors:
+// ErrNotLeader, ErrBusy. Success does not mean that they will be committed.
+func (d *Driver) Propose(now int64, commands ...[]byte) error {
+	d.at(now)
+	return d.propose(now, commands)
+}
+
+func (d *Driver) propose(now int64, commands [][]byte) error {
+	v := d.view()
+	if v.role != leader {
+		return fmt.Errorf("propose: %w (leader is %x)", ErrNotLeader, v.lead)
+	}
+	if d.stuck(now) {
+		return fmt.Errorf("propose: %w: a write has waited since %d", ErrBusy, d.writes[0].since)
+	}
+	for _, data := range commands {
+		invariant.Check(len(data) > 0 && len(data) <= storage.MaxEntry, "proposal of %d bytes, want 1 to %d", len(data), storage.MaxEntry)
+		if err := d.rn.Propose(data); err != nil {
+			return fmt.Errorf("propose: %w: %w", ErrBusy, err)
+		}
+		d.tail.proposed(v.term, raftpb.EntryNormal, data)
+	}
+	return nil
+}
+
+// ProposeConf proposes one change of raft's configuration; context is the
+// encoded command that goes with it (storage.PutMember, storage.RemoveMember).
+// G4: the caller leaves P between two changes.
+func (d *Driver) ProposeConf(now int64, kind raftpb.ConfChangeType, node uint64, context []byte) error {
+	d.at(now)
+	v := d.view()
+	if v.role != leader {
+		return fmt.Errorf("propose configuration: %w (leader is %x)", ErrNotLeader, v.lead)
+	}
+	cc := &raftpb.ConfChangeV2{
+		Changes: []*raftpb.ConfChangeSingle{{Type: kind.Enum(), NodeId: new(node)}},
+		Context: context,
+	}
+	_, data, err := raftpb.MarshalConfChange(cc)
+	if err != nil {
+		return fmt.Errorf("propose configuration: %w", err)
+	}
+	if err := d.rn.ProposeConfChange(cc); err != nil {
+		return fmt.Errorf("propose configuration: %w: %w", ErrBusy, err)
+	}
+	d.tail.proposed(v.term, raftpb.EntryConfChangeV2, data)
+	return nil
+}
+
+// stuck reports whether the oldest write has waited too long (E8).
+func (d *Driver) stuck(now int64) bool {
+	return len(d.writes) > 0 && now-d.writes[0].since >= int64(max(d.cfg.Lease, stuckFloor))
+}
+
+// ClaimsLeadership is the leader claim for this node's beats: it leads and can
+// store (E8).
+func (d *Driver) ClaimsLeadership(now int64) bool {
+	return d.failed == nil && d.view().role == leader && !d.stuck(now)
+}
