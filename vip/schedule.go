@@ -83,7 +83,10 @@ type Schedule struct {
 	repeatUntil int64
 	claimAt     int64 // pending answer to a foreign claim, never when none
 	claimAfter  int64 // no answer before this
-	refreshAt   int64
+	// followUps are second answers, one for each foreign claim answered within
+	// the last burstGap, earliest first; at most burstGap/claimGap + 1.
+	followUps []int64
+	refreshAt int64
 }
 
 // NewSchedule returns the schedule of an address acquired at now. Its first
@@ -113,6 +116,9 @@ func NewSchedule(now int64, o ScheduleOptions) *Schedule {
 // due already.
 func (s *Schedule) Next() int64 {
 	at := min(s.burstAt, s.repeatAt, s.claimAt, s.refreshAt)
+	if len(s.followUps) > 0 {
+		at = min(at, s.followUps[0])
+	}
 	return max(at, s.last+int64(roundGap))
 }
 
@@ -137,13 +143,16 @@ func (s *Schedule) Due(now int64) bool {
 		s.burstLeft--
 		s.burstAt = now + int64(burstGap)
 	}
+	for len(s.followUps) > 0 && s.followUps[0] <= now {
+		s.followUps = s.followUps[1:]
+	}
 	if s.claimAt <= now {
 		s.claimAt = never
 		s.claimAfter = now + int64(claimGap)
 		// The answer may fall into the second in which the claim locked the
-		// neighbours' entries.
-		s.burstLeft = max(s.burstLeft, 1)
-		s.burstAt = now + int64(burstGap)
+		// neighbours' entries. A later claim must not put this one off: a
+		// locked entry ignored it, as it ignored our answer.
+		s.followUps = append(s.followUps, now+int64(burstGap))
 	}
 	if s.burstLeft == 0 {
 		s.burstAt = never
