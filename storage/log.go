@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -51,7 +52,8 @@ var _ raft.Storage = (*Log)(nil)
 
 // OpenLog creates or reads the log that follows the first configuration.
 // Recovery says what the wal found (F3); an error that wraps wal.ErrCorrupt
-// means that the log must be set aside.
+// means that the log must be set aside (SetAside), a *DamageError that it is
+// missing or another's.
 func (d *Data) OpenLog(o LogOptions) (*Log, wal.Recovery, error) {
 	invariant.Check(d.first != nil, "log of %s opened before its founding", d.dir)
 	first := *d.first
@@ -59,7 +61,10 @@ func (d *Data) OpenLog(o LogOptions) (*Log, wal.Recovery, error) {
 	l.setHard(FirstTerm, 0, FirstIndex)
 	opts := wal.Options{
 		FS: d.fs, Dir: d.path(dirLog), Cluster: first.ID(), Node: d.id,
-		SegmentBytes: o.SegmentBytes, MaxPayload: MaxEntry + 1, Logger: o.Logger, OnSync: o.OnSync,
+		SegmentBytes: o.SegmentBytes, Logger: o.Logger, OnSync: o.OnSync,
+	}
+	if o.SegmentBytes == 0 {
+		opts.MaxPayload = MaxEntry + 1
 	}
 	if d.founding {
 		w, err := d.createLog(opts)
@@ -70,6 +75,9 @@ func (d *Data) OpenLog(o LogOptions) (*Log, wal.Recovery, error) {
 		return l, wal.Recovery{Verdict: wal.Clean}, nil
 	}
 	w, rec, err := wal.Open(opts, l.replay)
+	if errors.Is(err, wal.ErrNoLog) || errors.Is(err, wal.ErrForeign) {
+		return nil, rec, d.damage("the log does not belong to the first configuration", err)
+	}
 	if err != nil {
 		return nil, rec, fmt.Errorf("open log: %w", err)
 	}
@@ -240,6 +248,13 @@ func (l *Log) Stage() Stage {
 
 // Stats returns the wal's figures.
 func (l *Log) Stats() wal.Stats { return l.wal.Stats() }
+
+// Failed is closed when the wal has failed, even if no Save waits for it; Err
+// then says why. The owner closes its gate and exits.
+func (l *Log) Failed() <-chan struct{} { return l.wal.Failed() }
+
+// Err returns the wal's final error, nil while it works.
+func (l *Log) Err() error { return l.wal.Err() }
 
 // Close writes a commit index that was kept back, waits for the writer and
 // closes the wal.

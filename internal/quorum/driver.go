@@ -32,7 +32,8 @@ import (
 
 // Limits of raft and of the Driver.
 const (
-	maxWrites      = 512 // writes that wait for the disk
+	maxWrites      = 512      // writes that wait for the disk
+	maxWriting     = 32 << 20 // bytes of them, half of what the wal queues
 	maxBytesApp    = 1 << 20
 	maxBytesApply  = 8 << 20
 	maxInflight    = 256
@@ -112,6 +113,7 @@ type Completion struct {
 type write struct {
 	token     uint64
 	since     int64
+	bytes     int
 	responses []*raftpb.Message
 }
 
@@ -148,8 +150,10 @@ type Driver struct {
 	done   chan Completion
 	token  uint64
 	writes []write
-	stored view // term and vote as given to the log
-	failed error
+	// writing is the sum of bytes in writes.
+	writing int
+	stored  view // term and vote as given to the log
+	failed  error
 
 	outbox []Message
 	tail   tail

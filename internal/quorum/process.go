@@ -48,7 +48,7 @@ func (d *Driver) Process(now int64) (Output, error) {
 	}
 	began := d.lead(now)
 	var out Output
-	for len(d.writes) < maxWrites && d.rn.HasReady() {
+	for d.hasRoom() && d.rn.HasReady() {
 		rd := d.rn.Ready()
 		for _, m := range rd.Messages {
 			switch m.GetTo() {
@@ -75,6 +75,10 @@ func (d *Driver) Process(now int64) (Output, error) {
 	}
 	return out, nil
 }
+
+// hasRoom reports whether the log may be given more: with a full queue it would
+// block the owner's loop.
+func (d *Driver) hasRoom() bool { return len(d.writes) < maxWrites && d.writing < maxWriting }
 
 // lead calls OnLead once for each leadership, before the first entry of it
 // leaves (E5). It reports whether this is that moment.
@@ -133,7 +137,12 @@ func (d *Driver) save(now int64, m *raftpb.Message) {
 	}
 	d.token++
 	token := d.token
-	d.writes = append(d.writes, write{token: token, since: now, responses: m.GetResponses()})
+	w := write{token: token, since: now, responses: m.GetResponses()}
+	for _, e := range m.GetEntries() {
+		w.bytes += len(e.GetData())
+	}
+	d.writing += w.bytes
+	d.writes = append(d.writes, w)
 	// The channel has room for every write that may be under way.
 	d.cfg.Log.Save(hs, m.GetEntries(), func(err error) { d.done <- Completion{token: token, err: err} })
 }
@@ -149,6 +158,7 @@ func (d *Driver) Persisted(now int64, c Completion) error {
 	invariant.Check(len(d.writes) > 0 && d.writes[0].token == c.token, "write %d ended, %d under way", c.token, len(d.writes))
 	w := d.writes[0]
 	d.writes = d.writes[1:]
+	d.writing -= w.bytes
 	d.respond(now, w.responses)
 	return nil
 }
@@ -206,7 +216,7 @@ func (d *Driver) apply(now int64, m *raftpb.Message, out *Output) error {
 // Next returns when Tick must be called at the latest, given that nothing
 // happens before.
 func (d *Driver) Next(now int64) int64 {
-	if len(d.outbox) > 0 || d.began || (len(d.writes) < maxWrites && d.rn.HasReady()) {
+	if len(d.outbox) > 0 || d.began || (d.hasRoom() && d.rn.HasReady()) {
 		return now
 	}
 	next := d.epoch + (d.slot+1)*int64(d.cfg.Beat)
