@@ -22,8 +22,10 @@ type Interface struct {
 	MAC MAC
 	// Up: an administrator has set it up.
 	Up bool
-	// Carrier: up, and the link below works. Linux reports the loss of a
-	// carrier at once, but repeats within a second of the last change late.
+	// Carrier: up, and the link below works. Reading it shows the present
+	// state; Watch tells of a change at once, but Linux holds back changes
+	// within a second of the previous one until that second is over
+	// (net/core/link_watch.c).
 	Carrier bool
 	// MTU is in bytes, without the Ethernet header.
 	MTU int
