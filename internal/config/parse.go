@@ -23,11 +23,19 @@ var laterTables = []string{
 // The error is Problems, with everything that is wrong.
 func Parse(file string, text []byte) (*Config, error) {
 	r := &reader{file: file}
-	top, ok := r.decode(text)
-	if !ok {
+	c := r.parse(text)
+	if len(r.problems) > 0 {
 		return nil, r.sorted()
 	}
-	c := &Config{File: file}
+	return c, nil
+}
+
+func (r *reader) parse(text []byte) *Config {
+	top, ok := r.decode(text)
+	if !ok {
+		return nil
+	}
+	c := &Config{File: r.file}
 	c.Cluster = top.readName("cluster", `write the name of the cluster, such as "site-a", the same on every member`)
 	c.Node = readNode(top.sub("node"))
 	members := readMembers(top)
@@ -45,19 +53,19 @@ func Parse(file string, text []byte) (*Config, error) {
 		}
 	}
 	top.finish()
+	for _, t := range r.tables {
+		t.unknown()
+	}
 	checkMembers(top, c.Node, members)
 	checkVIPs(top, vips, members)
 	checkListen(top, c, members)
-	if len(r.problems) > 0 {
-		return nil, r.sorted()
-	}
 	for _, m := range members {
 		c.Members = append(c.Members, m.Member)
 	}
 	for _, v := range vips {
 		c.VIPs = append(c.VIPs, v.VIP)
 	}
-	return c, nil
+	return c
 }
 
 // decode runs the TOML library and the line scanner over the text.
@@ -75,8 +83,12 @@ func (r *reader) decode(text []byte) (*table, bool) {
 		r.add(d.line, clip(d.key), fmt.Sprintf("set twice, first in line %d", d.first), "keep one of them")
 	}
 	values := map[string]any{}
-	if _, err := toml.Decode(string(text), &values); err != nil {
-		r.syntax(err, text)
+	if _, parseErr := toml.Decode(string(text), &values); parseErr != nil {
+		last := 1 + strings.Count(string(text), "\n")
+		if err != nil {
+			last = places.line // the library may have read on to the next line
+		}
+		r.syntax(parseErr, last)
 		return nil, false
 	}
 	if len(r.problems) > 0 {
@@ -95,9 +107,9 @@ func brackets(text []byte) int {
 	return n
 }
 
-// syntax turns the library's error into a problem, unless the scanner has
-// already named that line as a duplicate.
-func (r *reader) syntax(err error, text []byte) {
+// syntax turns the library's error into a problem of a line up to last, unless
+// the scanner has already named that line as a duplicate.
+func (r *reader) syntax(err error, last int) {
 	line, key, what := 1, "syntax", err.Error()
 	var parse toml.ParseError
 	if errors.As(err, &parse) {
@@ -112,7 +124,7 @@ func (r *reader) syntax(err error, text []byte) {
 			key = parse.LastKey
 		}
 	}
-	line = min(line, 1+strings.Count(string(text), "\n"))
+	line = min(line, last)
 	for _, p := range r.problems {
 		if p.Line == line {
 			return

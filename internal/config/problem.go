@@ -43,6 +43,7 @@ func (p Problems) Error() string {
 type reader struct {
 	file     string
 	problems Problems
+	tables   []*table // those that were read
 }
 
 func (r *reader) add(line int, key, what, fix string) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,8 +19,12 @@ type table struct {
 	asked  []string
 }
 
-// key is the full name of a key, as the documentation has it.
+// key is the full name of a key, as the documentation has it. A key that the
+// file has to quote is quoted here too.
 func (t *table) key(key string) string {
+	if nameProblem(key) != "" || key == "" {
+		key = strconv.Quote(key)
+	}
 	if t.name == "" {
 		return key
 	}
@@ -245,8 +250,12 @@ func (t *table) list(key string, most int) []*table {
 	return out
 }
 
-// finish refuses every key that nobody asked for.
-func (t *table) finish() {
+// finish says that the table was read. What is left in it is judged at the
+// end, when every key that exists is known.
+func (t *table) finish() { t.r.tables = append(t.r.tables, t) }
+
+// unknown refuses every key that nobody asked for.
+func (t *table) unknown() {
 	for _, key := range slices.Sorted(maps.Keys(t.values)) {
 		if slices.Contains(t.asked, key) {
 			continue
@@ -254,9 +263,25 @@ func (t *table) finish() {
 		fix := "remove it, or see docs/configuration.md for the keys that exist"
 		if near := nearest(key, t.asked); near != "" {
 			fix = fmt.Sprintf("write %q", near)
+		} else if at := t.r.belongs(key); at != "" {
+			fix = "move it " + at
 		}
 		t.r.add(t.line(key), clip(t.key(key)), "unknown key", fix)
 	}
+}
+
+// belongs says in which table a key of that name exists, or "".
+func (r *reader) belongs(key string) string {
+	for _, t := range r.tables {
+		switch {
+		case !slices.Contains(t.asked, key):
+		case t.name == "":
+			return "above the first [table]"
+		default:
+			return "under [" + t.name + "]"
+		}
+	}
+	return ""
 }
 
 // kind names a TOML value for a message.
