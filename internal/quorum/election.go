@@ -132,8 +132,10 @@ func (e *election) beatInfo(now int64, b BeatInfo, term uint64) {
 // newLeader begins to watch a leader of a newer term; every timer starts anew.
 func (e *election) newLeader(now int64, node, incarnation, term uint64) {
 	e.leader = claim{node: node, incarnation: incarnation, term: term, at: now, shown: map[uint64]shownSeq{}, over: never}
-	for _, m := range e.order {
-		e.leader.shown[m.RaftID] = shownSeq{at: now}
+	for _, voters := range [][]uint64{e.conf.Voters, e.conf.Outgoing} {
+		for _, id := range voters {
+			e.leader.shown[id] = shownSeq{at: now}
+		}
 	}
 	e.urgent = false
 	// The election that the guard protected has an outcome.
