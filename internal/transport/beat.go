@@ -145,16 +145,3 @@ var (
 	ErrBeatTooLarge  = errors.New("beat too large")
 	ErrBeatMalformed = errors.New("beat malformed")
 )
-
-// Encode returns the beat's bytes, at most MaxBeatSize. It refuses lists over
-// their limits and a total over MaxBeatSize with ErrBeatTooLarge, and values
-// that Decode would refuse with ErrBeatMalformed.
-func (b *Beat) Encode() ([]byte, error) { return nil, ErrBeatMalformed }
-
-// Size returns the encoded size in bytes, also when it is over MaxBeatSize.
-func (b *Beat) Size() int { return 0 }
-
-// DecodeBeat reads exactly one beat. It allocates no more than the limits of
-// the lists and refuses trailing bytes, unknown flags and encodings that
-// Encode does not produce, so that every beat has one encoding.
-func DecodeBeat(raw []byte) (*Beat, error) { return nil, ErrBeatMalformed }

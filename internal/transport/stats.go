@@ -62,4 +62,37 @@ type SendErrors struct {
 }
 
 // Stats returns the counters.
-func (t *Transport) Stats() Stats { return Stats{} }
+func (t *Transport) Stats() Stats {
+	s := Stats{Refused: t.refusedConns.Load(), HandshakesFailed: t.handshakesFailed.Load(), Malformed: t.malformed.Load(),
+		UnknownSession: t.unknownSession.Load(), NotesIn: t.notesIn.Load(), NotesDuplicate: t.notesDuplicate.Load(),
+		NotesLimited: t.notesLimited.Load(), NotesSize: t.notesSize.Load()}
+	for _, p := range t.roster.Load().list {
+		s.Peers = append(s.Peers, p.stats())
+	}
+	return s
+}
+
+func (p *peer) stats() PeerStats {
+	s := PeerStats{Peer: p.name, BulkConnected: p.bulk.Load() != nil,
+		Connects: p.connects.Load(), Refusals: p.refusals.Load(),
+		DatagramsIn: p.datagramsIn.Load(), DatagramsOut: p.datagramsOut.Load(), ReplayDrops: p.replays.Load(),
+		AuthFailures: p.authFailures.Load(), NoSession: p.noSession.Load(), SendErrors: p.sendErrors.snapshot(),
+		QueueFull: p.queueFull.Load(), LastReceivedNs: p.lastReceived.Load()}
+	s.RTT, s.RTTMax = p.rtt.values()
+	if c := p.control.Load(); c != nil {
+		s.Connected, s.Address = true, c.remote
+	}
+	if text := p.lastError.Load(); text != nil {
+		s.LastError = *text
+	}
+	p.sendMu.Lock()
+	defer p.sendMu.Unlock()
+	s.Paths = make([]PathStats, max(len(p.paths), len(p.arrivals)))
+	for i, pa := range p.paths {
+		s.Paths[i] = PathStats{Address: pa.addr, Out: pa.out, Errors: pa.errors}
+	}
+	for i := range p.arrivals {
+		s.Paths[i].In, s.Paths[i].LastReceivedNs = p.arrivals[i].in.Load(), p.arrivals[i].last.Load()
+	}
+	return s
+}
