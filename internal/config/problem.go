@@ -47,6 +47,9 @@ type reader struct {
 }
 
 func (r *reader) add(line int, key, what, fix string) {
+	if key == "" {
+		key = `""` // a key of no characters is possible in TOML
+	}
 	r.problems = append(r.problems, Problem{File: r.file, Line: max(line, 1), Key: key, What: what, Fix: fix})
 }
 
