@@ -3,24 +3,32 @@ package main
 import (
 	"errors"
 
-	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/node"
+	"github.com/holdfast-ha/holdfast/storage"
+	"github.com/holdfast-ha/holdfast/wal"
 )
 
 type workerCmd struct {
 	Incarnation uint64 `required:"" help:"Number that the guard drew for this start."`
+	Source      string `required:"" help:"File that a reload reads; --config names a copy of it."`
+	GateFiles   int    `help:"How many descriptors of gate maps are inherited."`
+	GateMode    string `help:"How the gate is attached, for status."`
 }
 
-// runWorker runs the worker until the command is told to stop. The file that
-// wires the daemon sets it.
-var runWorker func(a *app, c *config.Config, incarnation uint64) error
-
+// Run is the worker process, the child of run.
 func (c *workerCmd) Run(a *app) error {
 	parsed, err := loadConfig(a.cli.ConfigFile)
 	if err != nil {
 		return err
 	}
-	if runWorker == nil {
-		return errors.New("this build has no daemon")
+	logger, level := newLogger(a.stderr, parsed.Log, "worker")
+	err = node.Run(a.ctx, node.Options{
+		Config: parsed, Source: c.Source, Incarnation: c.Incarnation, GateFiles: c.GateFiles, GateMode: c.GateMode,
+		Version: buildInfo().Version, Logger: logger, Level: level,
+	})
+	var damage *storage.DamageError
+	if errors.Is(err, wal.ErrCorrupt) || errors.As(err, &damage) {
+		return &commandError{code: exitIntegrity, err: err, hint: "nothing was changed on disk; the other members keep the cluster alive"}
 	}
-	return runWorker(a, parsed, c.Incarnation)
+	return daemonError(err)
 }

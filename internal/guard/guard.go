@@ -28,8 +28,9 @@ type Gate interface {
 	SetIncarnation(uint64) error
 	// CloseAll sets the number and every value to 0 and reads both back.
 	CloseAll() error
-	// GateFiles are the map descriptors that a worker inherits.
-	GateFiles() []*os.File
+	// GateFiles makes the map descriptors that a worker inherits; the guard
+	// closes its own copies.
+	GateFiles() ([]*os.File, error)
 	// Verify tells whether the programs are attached wherever they must be.
 	Verify() error
 	// AttachAll attaches what is not attached.
@@ -42,7 +43,7 @@ type Options struct {
 	RuntimeDir string
 	// DataDir is where the worker's flock lives (G7).
 	DataDir string
-	// Command starts a worker; "--incarnation N" is added.
+	// Command starts a worker; "--incarnation N --gate-files N" is added.
 	Command []string
 	// Addresses are removed from the host at start and after each worker, as
 	// are those of the worker's testament.

@@ -105,16 +105,16 @@ func (r *recorder) SetIncarnation(n uint64) error {
 	r.number = n
 	return nil
 }
-func (r *recorder) CloseAll() error        { r.add("close"); return nil }
-func (r *recorder) GateFiles() []*os.File  { return nil }
-func (r *recorder) AttachAll() error       { r.add("attach"); return nil }
-func (r *recorder) Verify() error          { r.mu.Lock(); defer r.mu.Unlock(); return r.verify }
-func (r *recorder) has(want string) bool   { return slices.Contains(r.all(), want) }
-func (r *recorder) all() []string          { r.mu.Lock(); defer r.mu.Unlock(); return slices.Clone(r.events) }
-func (r *recorder) clear()                 { r.mu.Lock(); defer r.mu.Unlock(); r.events = nil }
-func (r *recorder) setVerify(err error)    { r.mu.Lock(); defer r.mu.Unlock(); r.verify = err }
-func (r *recorder) free() error            { return nil }
-func (r *recorder) remove([]Address) error { r.add("addresses"); return nil }
+func (r *recorder) CloseAll() error                { r.add("close"); return nil }
+func (r *recorder) GateFiles() ([]*os.File, error) { return nil, nil }
+func (r *recorder) AttachAll() error               { r.add("attach"); return nil }
+func (r *recorder) Verify() error                  { r.mu.Lock(); defer r.mu.Unlock(); return r.verify }
+func (r *recorder) has(want string) bool           { return slices.Contains(r.all(), want) }
+func (r *recorder) all() []string                  { r.mu.Lock(); defer r.mu.Unlock(); return slices.Clone(r.events) }
+func (r *recorder) clear()                         { r.mu.Lock(); defer r.mu.Unlock(); r.events = nil }
+func (r *recorder) setVerify(err error)            { r.mu.Lock(); defer r.mu.Unlock(); r.verify = err }
+func (r *recorder) free() error                    { return nil }
+func (r *recorder) remove([]Address) error         { r.add("addresses"); return nil }
 
 func (r *recorder) notes(targets []netip.AddrPort, notes [][]byte) error {
 	r.add("note %s to %v", notes[0], targets[0])

@@ -54,15 +54,21 @@ func (g *guard) start() (*life, error) {
 	if err := g.Gate.SetIncarnation(inc); err != nil {
 		return nil, fmt.Errorf("set gate number: %w", err)
 	}
+	files, err := g.Gate.GateFiles()
+	if err != nil {
+		return nil, fmt.Errorf("hand over gate: %w", err)
+	}
 	ours, theirs, err := pair()
+	inherited := append([]*os.File{theirs}, files...)
+	defer closeFiles(inherited)
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
-	args := append(append([]string(nil), g.Command[1:]...), "--incarnation", strconv.FormatUint(inc, 10))
+	args := append(append([]string(nil), g.Command[1:]...),
+		"--incarnation", strconv.FormatUint(inc, 10), "--gate-files", strconv.Itoa(len(files)))
 	cmd := exec.Command(g.Command[0], args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = append([]*os.File{theirs}, g.Gate.GateFiles()...)
+	cmd.ExtraFiles = inherited
 	// A group of its own, so that hooks die with it.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -80,6 +86,14 @@ func (g *guard) start() (*life, error) {
 	go l.read()
 	g.log.Info("worker started", "pid", cmd.Process.Pid, "incarnation", inc)
 	return l, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close() // the worker has its own copies
+		}
+	}
 }
 
 // waitDataDir waits until no process holds the data directory (G7).

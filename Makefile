@@ -1,0 +1,62 @@
+# Holdfast. `make` alone prints this help; the two commands to begin with are
+# `make demo` and `make test`. Both install what they need and want root.
+
+GO      ?= go
+BIN     := bin/holdfast
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+
+# Packages of the whole-system tests run one after the other, so that they
+# have the machine for themselves.
+UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build bench chaos fuzz generate lint setup root verify-generated unit system
+
+help: ## print this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup build ## two gateways, a witness and a client in namespaces; every fault, gaps and doubles
+	$(GO) run ./test/demo -binary $(BIN) -profile $(or $(PROFILE),all)
+
+test: setup lint verify-generated unit system ## every test (root)
+
+build: ## the static binary bin/holdfast
+	$(BUILD) -o $(BIN) ./cmd/holdfast
+
+bench: setup build ## failover times beside keepalived, written to docs/benchmarks.md (N=rounds)
+	@command -v keepalived >/dev/null || apt-get install -y --no-install-recommends keepalived
+	$(GO) run ./test/bench -binary $(BIN) -n $(or $(N),20) -out docs/benchmarks.md
+
+chaos: setup build ## random faults for MINUTES (or ROUNDS), zero doubles or it fails
+	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0)
+
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
+	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),30s) $$pkg; \
+	  done; done
+
+generate: ## the BPF objects, with the clang named in bpf/CLANG_VERSION
+	$(GO) generate ./bpf
+
+lint: ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change: $$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+setup: root
+	@./test/setup.sh
+
+root:
+	@test "$$(id -u)" = 0 || { echo "needs root: namespaces, BPF and raw sockets; hint: sudo make $(MAKECMDGOALS)"; exit 1; }
+
+verify-generated:
+	@./test/verify-generated.sh
+
+unit:
+	$(GO) test -race -shuffle=on -count=1 -timeout 15m $(UNIT)
+
+system: build
+	HOLDFAST_BINARY=$(CURDIR)/$(BIN) $(GO) test -shuffle=on -count=1 -p 1 -timeout 30m ./test/...

@@ -1,0 +1,187 @@
+package node
+
+import (
+	"fmt"
+
+	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/transport"
+	"github.com/holdfast-ha/holdfast/vip"
+)
+
+// interfaces is the last known state of the interfaces that carry VIPs, kept
+// by events, so that no turn of the loop asks the kernel.
+type interfaces struct {
+	read  func(name string) (vip.Interface, error)
+	known map[string]ifaceState
+}
+
+type ifaceState struct {
+	info vip.Interface
+	err  error
+}
+
+func newInterfaces(read func(string) (vip.Interface, error)) *interfaces {
+	return &interfaces{read: read, known: map[string]ifaceState{}}
+}
+
+func (i *interfaces) get(name string) (vip.Interface, error) {
+	if name == "" {
+		return vip.Interface{}, errNoInterfaceListed
+	}
+	s, ok := i.known[name]
+	if !ok {
+		s.info, s.err = i.read(name)
+		i.known[name] = s
+	}
+	return s.info, s.err
+}
+
+// forget makes the next get ask the kernel.
+func (i *interfaces) forget() { clear(i.known) }
+
+// vipEvent takes a change of an address or a link of this host.
+func (w *worker) vipEvent(now int64, e vip.Event) {
+	switch e := e.(type) {
+	case vip.AddressGone:
+		w.restore(now, e.Prefix.Addr().String())
+	case vip.LinkUp:
+		w.ifaces.forget()
+		w.linkRestored(now, e.Name)
+		w.macsChanged()
+	case vip.Resync:
+		w.ifaces.forget()
+		w.restore(now, "")
+		w.macsChanged()
+	case vip.LinkDown, vip.LinkChanged, vip.LinkAppeared, vip.LinkDisappeared:
+		w.ifaces.forget()
+		w.macsChanged()
+	case vip.WatchLost:
+		w.log.Error("changes of interfaces are not seen at present", "error", e.Err)
+	}
+}
+
+// restore puts back addresses that something else has deleted, while they are
+// wanted. An address that cannot be put back makes holding impossible (A4).
+func (w *worker) restore(now int64, addr string) {
+	for _, g := range w.groups {
+		if !g.tenure.WantsAddress() {
+			continue
+		}
+		for _, v := range g.vips {
+			if addr != "" && v.Address.Addr().String() != addr {
+				continue
+			}
+			if err := w.vips.Add(vip.Address{Prefix: v.Address, Interface: v.Interface}); err != nil {
+				w.log.Error("address deleted by something else and not restored", "address", v.Address, "error", err)
+				w.addressFault[g.id] = fmt.Sprintf("address %v cannot be set: %v", v.Address, err)
+				continue
+			}
+			delete(w.addressFault, g.id)
+			if addr != "" {
+				w.log.Warn("address deleted by something else, put back", "address", v.Address, "interface", v.Interface)
+			}
+			if g.schedule != nil {
+				w.announce(g)
+			}
+		}
+	}
+	_ = now
+}
+
+// linkRestored announces again: a switch may have learnt another port.
+func (w *worker) linkRestored(now int64, name string) {
+	for _, g := range w.groups {
+		for _, v := range g.vips {
+			if v.Interface != name {
+				continue
+			}
+			delete(w.addressFault, g.id)
+			if g.schedule != nil {
+				g.schedule.Trigger(now, vip.LinkRestored)
+			}
+		}
+	}
+	w.restore(now, "")
+}
+
+// macsChanged refreshes the MACs that our beats name, and those of the other
+// members that the gate must know: an announcement of a VIP from one of them
+// closes it (DESIGN 8).
+func (w *worker) macsChanged() {
+	w.macs = w.macs[:0:0]
+	for _, g := range w.groups {
+		for _, v := range g.vips {
+			info, err := w.ifaces.get(v.Interface)
+			if err == nil && len(w.macs) < transport.MaxBeatMACs && !contains(w.macs, info.MAC) {
+				w.macs = append(w.macs, info.MAC)
+			}
+		}
+	}
+	if w.self.Role == config.Witness || w.raft == nil {
+		return
+	}
+	members := map[[6]byte]uint64{}
+	for _, p := range w.peers {
+		if p.beat == nil {
+			continue
+		}
+		for _, mac := range p.beat.MACs {
+			members[mac] = p.raftID
+		}
+	}
+	if err := w.gate.SetMembers(members); err != nil {
+		w.fail(fmt.Errorf("set member MACs: %w", err))
+	}
+}
+
+// learnMACs takes the MACs that a member's beat names.
+func (w *worker) learnMACs(p *peer, macs [][6]byte) {
+	if equal(p.macs, macs) {
+		return
+	}
+	p.macs = macs
+	w.macsChanged()
+	if len(w.state.FencedNodes()) > 0 {
+		w.fencesChanged(0)
+	}
+}
+
+// macsOf is what is known of a member's MACs: from its beats and from the
+// neighbour table.
+func (w *worker) macsOf(p *peer) [][6]byte {
+	out := append([][6]byte(nil), p.macs...)
+	for _, a := range p.member.Addresses {
+		near, err := w.neighbours(a.Addr())
+		if err != nil {
+			w.log.Warn("neighbour table not read", "error", err)
+			continue
+		}
+		for _, mac := range near {
+			if !contains(out, mac) {
+				out = append(out, mac)
+			}
+		}
+	}
+	return out
+}
+
+func contains(list [][6]byte, mac [6]byte) bool {
+	for _, m := range list {
+		if m == mac {
+			return true
+		}
+	}
+	return false
+}
+
+func equal(a, b [][6]byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// latencies keeps the last syncs of the log. The log's writer adds, the loop
+// reads.
+type latencies struct {
+	mu   sync.Mutex
+	ring [256]time.Duration
+	n    int
+}
+
+func (l *latencies) add(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring[l.n%len(l.ring)] = d
+	l.n++
+}
+
+// p99 is 0 before the first.
+func (l *latencies) p99() time.Duration {
+	l.mu.Lock()
+	sorted := slices.Clone(l.ring[:min(l.n, len(l.ring))])
+	l.mu.Unlock()
+	if len(sorted) == 0 {
+		return 0
+	}
+	slices.Sort(sorted)
+	return sorted[(len(sorted)*99-1)/100]
+}
+
+// synced is called by the log's writer after each sync.
+func (w *worker) synced(_ int, _ int, took time.Duration) {
+	w.fsyncs.add(took)
+	w.metrics.ObserveFsync(took)
+}
+
+// measure gives the elections the latencies that their waits rest on (E3).
+func (w *worker) measure(now int64) {
+	if now < w.nextLatency {
+		return
+	}
+	w.nextLatency = now + int64(time.Second)
+	var rtt time.Duration
+	for name := range w.peers {
+		rtt = max(rtt, w.mesh.RTTMax(name))
+	}
+	w.raft.SetLatency(min(rtt, w.timing.Promise), min(w.fsyncs.p99(), w.timing.Promise))
+}

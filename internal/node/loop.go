@@ -1,0 +1,172 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/internal/guard"
+)
+
+// One goroutine, the loop, owns everything that decides: grants, windows,
+// tenures, raft, the gate map. All others only bring it work through a bounded
+// inbox. A turn reads the clock once it runs, takes what has come, sends what
+// is due, and sleeps until the next instant that anything waits for.
+
+// inboxSize bounds the work that waits for the loop. Beats and raft messages
+// that find it full are lost, as they may be on a network.
+const inboxSize = 4096
+
+// work is done by the loop, with the time at which it got to it.
+type work func(now int64)
+
+// post hands work to the loop and tells whether there was room.
+func (w *worker) post(f work) bool {
+	select {
+	case w.inbox <- f:
+		return true
+	default:
+		w.lost.Add(1)
+		return false
+	}
+}
+
+// mustPost waits for room: for answers that are not sent again. It gives up
+// when the loop has ended.
+func (w *worker) mustPost(f work) {
+	select {
+	case w.inbox <- f:
+	case <-w.ended:
+	}
+}
+
+// loop runs until the worker is to exit and returns why, nil for a planned
+// stop.
+func (w *worker) loop(ctx context.Context) error {
+	defer close(w.ended)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	events := w.link.Events()
+	w.lastTurn = w.clk.Boottime()
+	for w.exit == nil {
+		select {
+		case f := <-w.inbox:
+			f(w.clk.Boottime())
+		case e, ok := <-events:
+			if !ok {
+				// The guard is gone: nobody would close for us (DESIGN 2).
+				w.releaseAll(w.clk.Boottime(), "guard gone")
+				return w.finish(errGuardGone)
+			}
+			w.guardEvent(w.clk.Boottime(), e)
+		case <-ctx.Done():
+			w.stop(w.clk.Boottime(), "asked to stop")
+			ctx = context.WithoutCancel(ctx)
+		case <-timer.C:
+		}
+		w.drain()
+		now := w.clk.Boottime()
+		w.turn(now)
+		timer.Reset(w.nextWake(w.clk.Boottime()))
+	}
+	return w.finish(*w.exit)
+}
+
+// drain takes all the work that has come, so that timers are judged after the
+// news and not before (E7), but no more than one inbox of it.
+func (w *worker) drain() {
+	for range inboxSize {
+		select {
+		case f := <-w.inbox:
+			f(w.clk.Boottime())
+		default:
+			return
+		}
+	}
+}
+
+// turn does what is due at now.
+func (w *worker) turn(now int64) {
+	if stall := time.Duration(now - w.lastTurn); stall > 2*w.timing.Beat {
+		w.stalled(now, stall)
+	}
+	w.lastTurn = now
+	if now >= w.nextGuardBeat {
+		w.nextGuardBeat = now + int64(w.hangLimit/5)
+		if err := w.link.Beat(); err != nil {
+			w.fail(fmt.Errorf("beat to guard: %w", err))
+		}
+	}
+	w.found(now)
+	if w.raft != nil {
+		w.raftTurn(now)
+		w.lead(now)
+		w.raftTurn(now)
+		w.groupsTurn(now)
+		if now >= w.nextBeat || w.beatNow {
+			w.sendBeats(now)
+		}
+	}
+	w.stopTurn(now)
+	w.publish(now)
+}
+
+// stalled is E7: after a stall nobody is judged by what was missed. What was
+// sent to us meanwhile is still in the sockets; it is read before any timer
+// that starts now can run out.
+func (w *worker) stalled(now int64, d time.Duration) {
+	w.log.Warn("loop stalled", "for", d)
+	w.stalls++
+	if w.raft != nil {
+		w.raft.Stalled(now)
+		w.tracker.Stalled(now)
+	}
+	for _, g := range w.groups {
+		g.heldSince = max(g.heldSince, now)
+	}
+}
+
+// nextWake is how long the loop may sleep.
+func (w *worker) nextWake(now int64) time.Duration {
+	next := w.nextGuardBeat
+	earlier := func(t int64) {
+		if t != 0 && t < next {
+			next = t
+		}
+	}
+	if w.raft != nil {
+		earlier(w.nextBeat)
+		earlier(w.raft.Next(now))
+		for _, g := range w.groups {
+			earlier(g.next(now))
+		}
+	}
+	return time.Duration(max(next-now, 0))
+}
+
+// guardEvent takes what the guard says.
+func (w *worker) guardEvent(now int64, e guard.Event) {
+	switch e.Kind {
+	case guard.Acknowledged:
+		w.testified = true
+	case guard.Stop:
+		w.stop(now, "asked to stop")
+	case guard.Reload:
+		go w.reloadByGuard()
+	case guard.GateState:
+		w.gateLost = ""
+		if !e.OK {
+			w.gateLost = e.Text
+			w.log.Error("gate not attached on every interface", "error", e.Text)
+		}
+	}
+}
+
+// fail makes the loop end with err. The guard closes the gate and tells the
+// others; trying to go on could lose or double something.
+func (w *worker) fail(err error) {
+	if w.exit == nil {
+		w.log.Error("worker ends", "error", err)
+		w.exit = &err
+	}
+}

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/holdfast-ha/holdfast/internal/lease"
+	"github.com/holdfast-ha/holdfast/internal/transport"
+)
+
+// Kinds of messages on the control connection.
+const (
+	kindRaft  uint8 = 1 // cluster, incarnation, raft message
+	kindFirst uint8 = 2 // first configuration
+	kindAsk   uint8 = 3 // operation for the leader, JSON
+	kindReply uint8 = 4 // its answer, JSON
+)
+
+// clusterSize is the length of a cluster id, which stands before every beat.
+const clusterSize = 16
+
+// raftHeader is the cluster id and the incarnation of the sender: raft frames
+// of another cluster or of an incarnation that is over are dropped (F1a, E2).
+const raftHeader = clusterSize + 8
+
+func (w *worker) openMesh() error {
+	members := make([]transport.Member, 0, len(w.cfg.Members))
+	for _, m := range w.cfg.Members {
+		members = append(members, transport.Member{Name: m.Name, PublicKey: m.PublicKey[:], Addresses: m.Addresses})
+	}
+	var err error
+	w.mesh, err = transport.New(transport.Config{
+		Self: w.selfName, Key: w.key, Members: members, Hello: w.hello, Handler: inlet{w},
+		NoteSize: lease.NoteSize, Logger: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	w.jobs.Go(func() {
+		if err := w.mesh.Run(w.stopCtx); err != nil && !errors.Is(err, transport.ErrClosed) {
+			w.post(func(int64) { w.fail(err) })
+		}
+	})
+	return nil
+}
+
+// inlet passes what arrives on to the loop; it runs on transport's goroutines.
+type inlet struct{ w *worker }
+
+var _ transport.Handler = inlet{}
+
+func (i inlet) OnMessage(name string, _ transport.Channel, kind uint8, payload []byte) {
+	i.w.post(func(now int64) { i.w.message(now, name, kind, payload) })
+}
+
+func (i inlet) OnBeat(name string, _ int, payload []byte, _ int64) {
+	if len(payload) < clusterSize {
+		i.w.limited.Warn("beat refused", "member", name, "bytes", len(payload))
+		return
+	}
+	cluster := [clusterSize]byte(payload)
+	b, err := transport.DecodeBeat(payload[clusterSize:])
+	if err != nil {
+		i.w.limited.Warn("beat refused", "member", name, "error", err)
+		return
+	}
+	// The loop reads the clock again when it gets to the beat: later than
+	// recvmsg returned, so a promise counted from there is never too short (G8).
+	i.w.post(func(now int64) {
+		if cluster == i.w.notes.cluster {
+			i.w.receiveBeat(now, name, b)
+		}
+	})
+}
+
+func (i inlet) OnNote(raw []byte, _ netip.AddrPort) {
+	i.w.post(func(now int64) { i.w.receiveNote(now, raw) })
+}
+
+func (i inlet) OnPeer(e transport.PeerEvent) {
+	i.w.mustPost(func(now int64) { i.w.peerEvent(now, e) })
+}
+
+// peerEvent takes the start or end of a control connection.
+func (w *worker) peerEvent(_ int64, e transport.PeerEvent) {
+	p, ok := w.peers[e.Peer]
+	if !ok {
+		return
+	}
+	p.connected = e.Up
+	if !e.Up {
+		w.log.Info("control connection down", "member", e.Peer, "error", e.Err)
+		return
+	}
+	w.log.Info("control connection up", "member", e.Peer, "version", e.Hello.Binary)
+	p.hello, p.helloed = e.Hello, true
+	if w.raft == nil {
+		return
+	}
+	w.beatNow = true // the first beats end the silence of a peer that was away
+	if p.raftID != 0 && e.Hello.RaftID != p.raftID {
+		w.log.Error("member has a new data directory: it does not vote until it is replaced (F2)", "member", e.Peer)
+	}
+	w.giveFirst(e.Peer)
+}
+
+func (w *worker) message(now int64, name string, kind uint8, payload []byte) {
+	switch kind {
+	case kindRaft:
+		w.takeRaft(now, name, payload)
+	case kindFirst:
+		w.takeFirst(now, name, payload)
+	case kindAsk:
+		w.takeAsk(now, name, payload)
+	case kindReply:
+		w.takeReply(now, name, payload)
+	default:
+		w.limited.Warn("message of unknown kind", "member", name, "kind", kind)
+	}
+}
+
+func (w *worker) send(name string, kind uint8, payload []byte) error {
+	return w.mesh.Send(name, transport.Control, kind, payload)
+}
+
+func (w *worker) sendRaft(p *peer, data []byte) {
+	frame := make([]byte, 0, raftHeader+len(data))
+	frame = append(frame, w.notes.cluster[:]...)
+	frame = binary.BigEndian.AppendUint64(frame, w.inc)
+	frame = append(frame, data...)
+	if err := w.send(p.member.Name, kindRaft, frame); err != nil {
+		w.raft.Unreachable(p.raftID)
+	}
+}
+
+func (w *worker) takeRaft(now int64, name string, frame []byte) {
+	p := w.peers[name]
+	if w.raft == nil || p == nil || p.raftID == 0 || len(frame) < raftHeader || [clusterSize]byte(frame) != w.notes.cluster {
+		return
+	}
+	incarnation := binary.BigEndian.Uint64(frame[clusterSize:])
+	if err := w.raft.Step(now, p.raftID, incarnation, frame[raftHeader:]); err != nil {
+		w.limited.Warn("raft message refused", "member", name, "error", err)
+	}
+}

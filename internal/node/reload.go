@@ -1,0 +1,194 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/control"
+	"github.com/holdfast-ha/holdfast/storage"
+)
+
+// goodName is the file in the runtime directory that holds the last
+// configuration that was applied: a worker that starts again reads it, so that
+// a typo made meanwhile stops nothing.
+const goodName = "holdfast.toml.good"
+
+// keepGood stores the text of a configuration that is being applied. The
+// runtime directory does not outlive the host, so nothing is synced.
+func keepGood(c *config.Config, source string) (string, error) {
+	text, err := os.ReadFile(source)
+	if err != nil {
+		return "", fmt.Errorf("read configuration: %w", err)
+	}
+	good := filepath.Join(c.Node.RuntimeDir, goodName)
+	if err := renameio.WriteFile(good, text, 0o600); err != nil {
+		return "", fmt.Errorf("keep configuration: %w", err)
+	}
+	return good, nil
+}
+
+// Reload reads the file again, refuses it whole when anything in it cannot be
+// changed while running, and applies the rest without touching a lease.
+func (b backend) Reload(ctx context.Context) (control.ReloadResult, error) {
+	w := b.w
+	next, err := config.Load(w.source)
+	if err != nil {
+		var problems config.Problems
+		if errors.As(err, &problems) {
+			return control.ReloadResult{}, &control.Error{Code: control.Invalid, Message: err.Error(), Hint: "the configuration in force is kept; holdfast config check " + w.source}
+		}
+		return control.ReloadResult{}, &control.Error{Code: control.Invalid, Message: err.Error(), Hint: "the configuration in force is kept"}
+	}
+	answer := make(chan reloadAnswer, 1)
+	if !w.post(func(now int64) { w.applyConfig(now, next, func(a reloadAnswer) { answer <- a }) }) {
+		return control.ReloadResult{}, &control.Error{Code: control.NoQuorum, Message: "this node is overloaded", Hint: "try again"}
+	}
+	select {
+	case a := <-answer:
+		return a.result, a.err
+	case <-w.ended:
+		return control.ReloadResult{}, &control.Error{Code: control.NoQuorum, Message: "this node is stopping"}
+	case <-ctx.Done():
+		return control.ReloadResult{}, ctx.Err()
+	}
+}
+
+type reloadAnswer struct {
+	result control.ReloadResult
+	err    error
+}
+
+// reloadByGuard is a reload asked for by SIGHUP; nobody waits for the answer.
+func (w *worker) reloadByGuard() {
+	w.background(func() {
+		r, err := backend{w}.Reload(w.stopCtx)
+		if err != nil {
+			w.log.Error("configuration not reloaded, the one in force is kept", "error", err)
+			return
+		}
+		w.log.Info("configuration reloaded", "changes", fmt.Sprintf("%+v", r.Changes))
+	})
+}
+
+// applyConfig applies what changed, in the loop.
+func (w *worker) applyConfig(now int64, next *config.Config, done func(reloadAnswer)) {
+	changes := config.Diff(w.cfg, next)
+	var result control.ReloadResult
+	for _, c := range changes {
+		result.Changes = append(result.Changes, control.Change{Key: c.Key, Old: c.Old, New: c.New, Live: c.Live, Why: c.Why})
+	}
+	if refused := config.Refused(changes); len(refused) > 0 {
+		c := refused[0]
+		done(reloadAnswer{err: &control.Error{
+			Code: control.PreconditionFailed, Message: fmt.Sprintf("%s cannot change while running (%d such changes): it %s", c.Key, len(refused), c.Why),
+			Hint: "the configuration in force is kept",
+		}})
+		return
+	}
+	finish := func(now int64) {
+		if err := w.useConfig(now, next); err != nil {
+			done(reloadAnswer{err: err})
+			return
+		}
+		done(reloadAnswer{result: result})
+	}
+	groups := w.mergedGroups(next)
+	if w.raft == nil || groupsEqual(groups, w.state.Groups()) {
+		finish(now)
+		return
+	}
+	// Which address is in which group is committed state (F1a), so that one
+	// address is never in two.
+	before := w.cfg
+	w.cfg = withVIPs(w.cfg, next) // the interfaces of new addresses must be known when they are applied
+	w.ask(now, opGroups, groups, func(now int64, r reply) {
+		if r.Error != nil {
+			w.cfg = before
+			done(reloadAnswer{err: r.Error})
+			return
+		}
+		finish(now)
+	})
+}
+
+// withVIPs is old with the addresses of both.
+func withVIPs(old, next *config.Config) *config.Config {
+	c := *old
+	c.VIPs = slices.Clone(next.VIPs)
+	for _, v := range old.VIPs {
+		if !slices.ContainsFunc(c.VIPs, func(o config.VIP) bool { return o.Address == v.Address }) {
+			c.VIPs = append(c.VIPs, v)
+		}
+	}
+	return &c
+}
+
+// mergedGroups are the groups of a file under the ids that the committed state
+// gives them.
+func (w *worker) mergedGroups(c *config.Config) []storage.Group {
+	groups := committedGroups(c)
+	if w.state == nil {
+		return groups
+	}
+	for i := range groups {
+		for _, g := range w.state.Groups() {
+			if g.Name == groups[i].Name {
+				groups[i].ID = g.ID
+			}
+		}
+	}
+	return groups
+}
+
+// groupsEqual compares what groups contain, in whatever order.
+func groupsEqual(a, b []storage.Group) bool {
+	return groupsText(a) == groupsText(b)
+}
+
+func groupsText(groups []storage.Group) string {
+	var lines []string
+	for _, g := range groups {
+		for _, v := range g.VIPs {
+			lines = append(lines, fmt.Sprintf("%s %v %v", g.Name, v.Prefix, v.Scope))
+		}
+	}
+	slices.Sort(lines)
+	raw, err := json.Marshal(lines)
+	if err != nil {
+		panic(fmt.Sprintf("node: encode lines: %v", err)) // strings always encode
+	}
+	return string(raw)
+}
+
+// useConfig makes next the configuration in force.
+func (w *worker) useConfig(now int64, next *config.Config) error {
+	if _, err := keepGood(next, w.source); err != nil {
+		return err
+	}
+	old := w.cfg
+	w.cfg = next
+	if w.level != nil {
+		w.level.Set(next.Log.Level)
+	}
+	w.hooks.SetHooks(hooksOf(next))
+	w.ifaces.forget()
+	if w.raft != nil {
+		w.tracker.SetConfig(w.placementConfig())
+		w.placeVIPs(now)
+	}
+	if old.Status.Listen != next.Status.Listen {
+		if err := w.reopenStatus(next.Status.Listen); err != nil {
+			return fmt.Errorf("status port: %w", err)
+		}
+	}
+	w.log.Info("configuration in force", "file", w.source)
+	return nil
+}

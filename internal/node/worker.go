@@ -1,0 +1,522 @@
+// Package node wires a node together: it is the one place where the parts
+// meet. What they decide is theirs; here it is only passed on, in one
+// direction. Flow 1: beat -> lease -> deadline in the gate -> announcement.
+// Flow 2: propose -> log -> peers -> apply.
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/internal/clock"
+	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/control"
+	"github.com/holdfast-ha/holdfast/internal/guard"
+	"github.com/holdfast-ha/holdfast/internal/hooks"
+	"github.com/holdfast-ha/holdfast/internal/lease"
+	"github.com/holdfast-ha/holdfast/internal/placement"
+	"github.com/holdfast-ha/holdfast/internal/quorum"
+	"github.com/holdfast-ha/holdfast/internal/status"
+	"github.com/holdfast-ha/holdfast/internal/transport"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
+	"github.com/holdfast-ha/holdfast/netfence"
+	"github.com/holdfast-ha/holdfast/storage"
+	"github.com/holdfast-ha/holdfast/vip"
+	"github.com/holdfast-ha/holdfast/wal"
+)
+
+// Options of a worker.
+type Options struct {
+	Config *config.Config
+	// Source is the file that a reload reads; Config came from a copy of it.
+	Source      string
+	Incarnation uint64
+	// GateFiles is how many descriptors of gate maps follow guard.LinkFD.
+	GateFiles int
+	GateMode  string
+	Version   string
+	Logger    *slog.Logger
+	// Level changes with a reload; may be nil.
+	Level *slog.LevelVar
+}
+
+// worker is the state of the loop, and belongs to it; what other goroutines
+// touch says so.
+type worker struct {
+	cfg      *config.Config
+	source   string
+	version  string
+	log      *slog.Logger
+	limited  *limitedLogger
+	level    *slog.LevelVar
+	clk      clock.Source
+	timing   lease.Timing
+	self     config.Member
+	selfName string // also read by other goroutines, never changed
+	key      ed25519.PrivateKey
+	rid, inc uint64
+	started  time.Time
+	// stopCtx ends with the worker: every goroutine's life is bounded by it.
+	stopCtx   context.Context
+	gateFiles int
+
+	link   *guard.Link
+	gate   *netfence.Gate // nil on a witness, which never holds
+	vips   *vip.Manager   // nil on a witness
+	mesh   *transport.Transport
+	hooks  *hooks.Runner
+	data   *storage.Data
+	peers  map[string]*peer
+	ifaces *interfaces
+
+	// From the founding on.
+	raftLog  *storage.Log
+	recovery wal.Recovery
+	state    *storage.State
+	raft     *quorum.Driver
+	voter    *lease.Voter
+	holder   *lease.Holder
+	tracker  *placement.Tracker
+	notes    notebook
+
+	groups       []*group
+	leaving      []*group
+	forwarding   map[int]uint16
+	addressFault map[uint16]string
+	gateLost     string
+	fenced       bool
+	macs         [][6]byte
+	moves        *moves
+	orders       []transport.Order
+	refusals     map[lease.RefusalReason]uint64
+
+	waitsFor  []waitFor
+	stranger  string
+	saidUsed  bool
+	saidReady bool
+	gateMode  string
+
+	sequence                uint64
+	nextBeat, nextGuardBeat int64
+	nextReport, nextLatency int64
+	beatNow                 bool
+	hangLimit               time.Duration
+	testified               bool
+	lastTurn                int64
+	stalls                  uint64
+
+	asks      map[uint64]waiting
+	askID     uint64
+	proposals map[uint64]proposal
+	switches  []switching
+
+	stopping bool
+	stopped  stopState
+	exit     *error // set once: why the loop ends
+
+	// Shared with other goroutines.
+	inbox    chan work
+	ended    chan struct{}
+	lost     atomic.Uint64 // work that found the inbox full
+	jobs     sync.WaitGroup
+	slots    chan struct{} // bounds background work
+	helloMu  sync.Mutex
+	helloNow transport.Hello
+	report   atomic.Pointer[status.Report]
+	metrics  *status.Metrics
+	fsyncs   latencies
+	statusOn *statusPort
+}
+
+// maxBackground bounds the short jobs that run beside the loop.
+const maxBackground = 32
+
+// Run is the worker process from start to exit. It returns nil after a planned
+// stop. An error that wraps wal.ErrCorrupt or is a *storage.DamageError means
+// that the data directory failed an integrity check.
+func Run(ctx context.Context, o Options) error {
+	w := &worker{
+		cfg: o.Config, source: o.Source, version: o.Version, log: o.Logger, level: o.Level,
+		limited: newLimitedLogger(o.Logger), clk: clock.System{}, timing: o.Config.Timing.Timing,
+		self: o.Config.Self(), selfName: o.Config.Node.Name, inc: o.Incarnation, started: time.Now(),
+		hangLimit:    guard.HangLimit(o.Config.Timing.Promise),
+		peers:        map[string]*peer{},
+		forwarding:   map[int]uint16{},
+		addressFault: map[uint16]string{},
+		refusals:     map[lease.RefusalReason]uint64{},
+		moves:        newMoves(),
+		asks:         map[uint64]waiting{},
+		proposals:    map[uint64]proposal{},
+		inbox:        make(chan work, inboxSize),
+		ended:        make(chan struct{}),
+		slots:        make(chan struct{}, maxBackground),
+		metrics:      status.NewMetrics(o.Version),
+	}
+	for _, m := range o.Config.Members {
+		if m.Name != w.selfName {
+			w.peers[m.Name] = &peer{member: m}
+		}
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	w.stopCtx, w.gateFiles, w.gateMode = run, o.GateFiles, o.GateMode
+	link, err := guard.NewLink(guard.LinkFD)
+	if err != nil {
+		return err
+	}
+	w.link = link
+	defer link.Close()
+	if err := w.open(); err != nil {
+		w.close(cancel)
+		return err
+	}
+	err = w.loop(ctx)
+	w.close(cancel)
+	return err
+}
+
+// open opens everything in the order in which it depends on each other.
+func (w *worker) open() error {
+	var err error
+	if w.key, err = transport.LoadKey(w.cfg.Node.KeyFile); err != nil {
+		return err
+	}
+	if w.data, err = storage.OpenData(vfs.OS, w.cfg.Node.DataDir); err != nil {
+		return err
+	}
+	w.rid = w.data.RaftID()
+	if err := w.takeGate(); err != nil {
+		return err
+	}
+	w.ifaces = newInterfaces(w.readInterface)
+	w.hooks = hooks.New(w.log, hooksOf(w.cfg))
+	if _, founded := w.data.First(); founded {
+		if err := w.startRaft(w.clk.Boottime()); err != nil {
+			return err
+		}
+	}
+	w.updateHello()
+	if err := w.openMesh(); err != nil {
+		return err
+	}
+	if err := w.openPorts(); err != nil {
+		return err
+	}
+	w.publish(w.clk.Boottime())
+	return w.watch()
+}
+
+// takeGate takes over the gate's maps from the guard. Only a gateway has any.
+func (w *worker) takeGate() error {
+	if w.self.Role == config.Witness {
+		return nil
+	}
+	var files []*os.File
+	for i := range w.gateFiles {
+		files = append(files, os.NewFile(uintptr(guard.LinkFD+1+i), "gate"))
+	}
+	gate, err := netfence.OpenGate(files)
+	for _, f := range files {
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return err
+	}
+	w.gate = gate
+	if gate.Incarnation() != w.inc {
+		return fmt.Errorf("the guard's number is %d, this worker's %d: it was replaced already", gate.Incarnation(), w.inc)
+	}
+	if w.vips, err = vip.New(); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (w *worker) readInterface(name string) (vip.Interface, error) {
+	if w.vips == nil {
+		return vip.Interface{}, errNoInterfaceListed
+	}
+	return w.vips.Interface(name)
+}
+
+func (w *worker) neighbours(a netip.Addr) ([][6]byte, error) {
+	all, err := w.vips.Neighbours([]netip.Addr{a})
+	return all[a], err
+}
+
+// startRaft opens the log behind the first configuration and everything that
+// counts members. It is called at the start, or at the founding.
+func (w *worker) startRaft(now int64) error {
+	var err error
+	if w.raftLog, w.recovery, err = w.data.OpenLog(storage.LogOptions{Logger: w.log, OnSync: w.synced}); err != nil {
+		return err
+	}
+	if w.recovery.Verdict != wal.Clean {
+		w.log.Warn("log recovered", "verdict", w.recovery.Verdict, "recovery", fmt.Sprintf("%+v", w.recovery))
+	}
+	w.state = w.data.NewState()
+	w.notes = notebook{cluster: w.state.Cluster(), keep: 2 * int64(w.timing.Promise)}
+	if w.voter, err = w.startVoter(now); err != nil {
+		return err
+	}
+	w.holder = lease.NewHolder(w.rid, w.inc, w.timing)
+	w.tracker = placement.NewTracker(w.rid, w.placementConfig(), now)
+	w.raft, err = quorum.New(now, quorum.Config{
+		ID: w.rid, Incarnation: w.inc, Log: w.raftLog, Members: w.state.Members(),
+		Beat: w.timing.Beat, Promise: w.timing.Promise, Lease: w.timing.Lease,
+		OnLead: w.onLead, Random: func(n int64) int64 { return rand.Int64N(n) }, Logger: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	w.watchDisk()
+	w.membershipChanged(now)
+	w.groupsChanged(now)
+	w.beatNow = true
+	return w.exitError()
+}
+
+// startVoter is G2: the wait after a start is the longer of the promise that
+// was stored and the one configured, and ours is stored before the first
+// grant. A shorter one replaces a longer one only after the wait.
+func (w *worker) startVoter(now int64) (*lease.Voter, error) {
+	stored, err := w.data.StoredPromise()
+	if err != nil {
+		return nil, err
+	}
+	wait := max(stored, w.timing.Promise)
+	if w.timing.Promise >= stored {
+		if err := w.data.StorePromise(w.timing.Promise); err != nil {
+			return nil, err
+		}
+	} else {
+		time.AfterFunc(wait, func() {
+			w.post(func(int64) {
+				if err := w.data.StorePromise(w.timing.Promise); err != nil {
+					w.fail(err)
+				}
+			})
+		})
+	}
+	return lease.NewVoter(now, wait, w.timing.Promise), nil
+}
+
+// onLead is called when this node has just become leader: what placement
+// decides goes into the same batch as the first entry (E5).
+func (w *worker) onLead(now int64) [][]byte {
+	w.tracker.Leading(now, true)
+	var out [][]byte
+	for _, c := range w.decide(now) {
+		data, err := c.Encode()
+		if err != nil {
+			w.fail(err)
+			return nil
+		}
+		out = append(out, data)
+	}
+	return out
+}
+
+func (w *worker) exitError() error {
+	if w.exit != nil {
+		return *w.exit
+	}
+	return nil
+}
+
+func (w *worker) placementConfig() placement.Config {
+	limit := time.Second
+	for _, h := range w.cfg.Hooks {
+		if h.Phase == config.PreAcquire {
+			limit += h.Timeout
+		}
+	}
+	return placement.Config{
+		Promise: w.timing.Promise, Beat: w.timing.Beat, PreAcquireLimit: limit,
+		FenceDelay: w.cfg.Placement.FenceDelay, Preempt: w.cfg.Placement.Preempt, PreemptDelay: w.cfg.Placement.PreemptDelay,
+		SwitchLimit: limit + 5*time.Second,
+	}
+}
+
+func hooksOf(c *config.Config) []hooks.Hook {
+	var out []hooks.Hook
+	for _, h := range c.Hooks {
+		out = append(out, hooks.Hook{Phase: hooks.Phase(h.Phase), Command: h.Command, Timeout: h.Timeout})
+	}
+	return out
+}
+
+// testify hands the guard what it needs to speak for this worker after its
+// death (G5). Requests wait for its acknowledgement.
+func (w *worker) testify() {
+	over := lease.Note{Kind: lease.Over, Cluster: w.notes.cluster, Node: w.rid, Incarnation: w.inc}.Sign(w.key)
+	t := guard.Testament{Over: over[:], HangLimit: w.hangLimit}
+	for _, p := range w.peers {
+		t.Targets = append(t.Targets, p.member.Addresses...)
+	}
+	for _, g := range w.groups {
+		for _, v := range g.vips {
+			if v.Interface != "" {
+				t.Addresses = append(t.Addresses, guard.Address{Prefix: v.Address, Interface: v.Interface})
+			}
+		}
+	}
+	if err := w.link.Testify(t); err != nil {
+		w.fail(err)
+	}
+}
+
+// watch starts the goroutines that bring the loop news of the kernel and the
+// disk. All end with stopCtx.
+func (w *worker) watch() error {
+	if w.vips == nil {
+		return nil
+	}
+	events, err := w.vips.Watch(w.stopCtx)
+	if err != nil {
+		return err
+	}
+	w.jobs.Go(func() {
+		for e := range events {
+			w.mustPost(func(now int64) { w.vipEvent(now, e) })
+		}
+	})
+	w.jobs.Go(func() {
+		if err := w.gate.Events(w.stopCtx, func(e netfence.Event) {
+			w.post(func(now int64) { w.gateEvent(now, e) })
+		}); err != nil {
+			w.log.Error("gate events end", "error", err)
+		}
+	})
+	return nil
+}
+
+// watchDisk brings the ends of writes to the loop.
+func (w *worker) watchDisk() {
+	durable := w.raft.Durable()
+	w.jobs.Go(func() {
+		for {
+			select {
+			case c := <-durable:
+				w.mustPost(func(now int64) {
+					if err := w.raft.Persisted(now, c); err != nil {
+						w.fail(err)
+					}
+				})
+			case <-w.stopCtx.Done():
+				return
+			}
+		}
+	})
+}
+
+// gateEvent: somebody else claims one of our addresses.
+func (w *worker) gateEvent(now int64, e netfence.Event) {
+	g := w.groupByID(e.Group)
+	if g == nil {
+		return
+	}
+	claims := "a stranger"
+	if e.Kind == netfence.Conflict {
+		claims = w.nameOf(e.Node)
+	}
+	w.limited.Warn("address claimed by another MAC", "group", g.name, "by", claims, "mac", fmt.Sprintf("%x", e.MAC), "gate_was_open", e.WasOpen)
+	if g.schedule != nil {
+		g.schedule.Trigger(now, vip.ForeignClaim)
+	}
+}
+
+// background runs a short job beside the loop; the worker waits for it at its
+// end.
+func (w *worker) background(f func()) {
+	select {
+	case w.slots <- struct{}{}:
+	default:
+		f() // rather late than never
+		return
+	}
+	w.jobs.Go(func() {
+		defer func() { <-w.slots }()
+		f()
+	})
+}
+
+// close ends what open opened, in reverse.
+func (w *worker) close(cancel context.CancelFunc) {
+	if w.hooks != nil {
+		w.hooks.Close(2 * time.Second)
+	}
+	cancel()
+	var errs []error
+	if w.mesh != nil {
+		errs = append(errs, w.mesh.Close())
+	}
+	w.jobs.Wait()
+	if w.raftLog != nil {
+		errs = append(errs, w.raftLog.Close())
+	}
+	if w.vips != nil {
+		errs = append(errs, w.vips.Close())
+	}
+	if w.gate != nil {
+		errs = append(errs, w.gate.Close())
+	}
+	if w.data != nil {
+		errs = append(errs, w.data.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		w.log.Warn("closing", "error", err)
+	}
+}
+
+func (w *worker) keyOf(node uint64) ed25519.PublicKey {
+	if m, ok := w.state.MemberByID(node); ok {
+		return m.PublicKey[:]
+	}
+	return nil
+}
+
+func (w *worker) nameOf(node uint64) string {
+	if w.state != nil && node != 0 {
+		if m, ok := w.state.MemberByID(node); ok {
+			return m.Name
+		}
+		return fmt.Sprintf("%x", node)
+	}
+	return ""
+}
+
+func (w *worker) peerByID(node uint64) *peer {
+	if node == 0 {
+		return nil
+	}
+	for _, p := range w.peers {
+		if p.raftID == node {
+			return p
+		}
+	}
+	return nil
+}
+
+// openPorts serves the control socket and the status port.
+func (w *worker) openPorts() error {
+	server, err := control.Listen(control.Options{Path: w.cfg.SocketPath(), Backend: backend{w}, Logger: w.log})
+	if err != nil {
+		return err
+	}
+	w.jobs.Go(func() {
+		if err := server.Run(w.stopCtx); err != nil {
+			w.log.Error("control socket ends", "error", err)
+		}
+	})
+	return w.openStatus(w.cfg.Status.Listen)
+}
