@@ -1,0 +1,32 @@
+// Package lab builds small networks of namespaces on this machine, runs
+// Holdfast clusters in them, breaks them on purpose and measures from outside
+// what a client of the floating address sees.
+//
+// It is a library: the end-to-end tests, `make demo`, `make bench` and the
+// chaos runs are programs on top of it. It imports no package of the product
+// and reads only what a user can read (the control socket, the command line),
+// so that a fault of the product cannot hide in it.
+//
+// # Network
+//
+// One namespace, "lan", holds the bridge. Every other namespace is a node
+// (gateways gw1, gw2 …, witnesses w1 …, clients c1 …) and hangs on the bridge
+// by a veth pair: eth0 inside the node, a port named after the node in the lan
+// namespace. Member i has 10.77.0.i and fd77::i, client j has 10.77.0.(200+j)
+// and fd77::(200+j). Options add a second cable between the gateways (peer0,
+// 10.78.0.0/24, a bridge of its own) and a second interface of a gateway on
+// the same LAN (eth1). No frame leaves the namespaces of a lab.
+//
+// # Several labs, and labs that die
+//
+// Namespaces carry a random lab id ("hf-3fa2-gw1"), so any number of labs can
+// run at once. Close removes everything: processes, mounts, namespaces, files.
+// SIGINT and SIGTERM close every open lab before the process ends. What a lab
+// leaves behind when its process is killed outright is found by Sweep through
+// a file whose lock the kernel released; New sweeps first.
+//
+// # What is measured
+//
+// StartProbe documents gaps and doubles; RELIABILITY of the instrument is its
+// own test: deliberate double owners must be seen, single owners must not.
+package lab
