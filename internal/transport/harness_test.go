@@ -72,7 +72,6 @@ type recorder struct {
 	beats    []beatSeen
 	notes    []string
 	events   []PeerEvent
-	keep     bool // payloads of messages
 	onEvent  func(PeerEvent)
 }
 

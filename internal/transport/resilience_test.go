@@ -69,17 +69,19 @@ func TestSilentPathIsNoticed(t *testing.T) {
 	for _, n := range nodes {
 		eventually(t, "beats pass without a connection", func() bool { return len(n.allBeats()) == 1 })
 	}
-	events := a.allEvents()
-	if last := events[len(events)-1]; !errors.Is(last.Err, ErrIdle) && !isTimeout(last.Err) {
-		t.Errorf("reason: %v", last.Err)
+	// Who notices first closes, and the other may see that instead.
+	idle := 0
+	for _, n := range nodes {
+		events := n.allEvents()
+		if last := events[len(events)-1]; errors.Is(last.Err, ErrIdle) {
+			idle++
+		}
+	}
+	if idle == 0 {
+		t.Errorf("nobody gave silence as the reason: %+v %+v", a.allEvents(), b.allEvents())
 	}
 	r.setSilent(false)
 	meshed(t, nodes)
-}
-
-func isTimeout(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 func TestTwoPathsOneDead(t *testing.T) {
@@ -123,22 +125,27 @@ func TestTwoPathsOneDead(t *testing.T) {
 // connections die at random moments.
 func TestSessionReplacementLosesNoBeat(t *testing.T) {
 	a, b, r := linked(t)
-	const count = 2000
 	rng := newRand(1)
 	arrived := map[*node]map[string]bool{a: {}, b: {}}
-	for i := range count {
-		payload := number(i)
+	count := 0
+	for deadline := time.Now().Add(patience); a.peerStats("b").Connects < 8; count++ {
+		if time.Now().After(deadline) {
+			t.Fatal("connections do not come back")
+		}
+		payload := number(count)
 		if a.SendBeat("b", payload) != 1 || b.SendBeat("a", payload) != 1 {
 			t.Fatal("no session to send under")
 		}
 		if rng.IntN(40) == 0 {
 			r.kill()
 		}
-		if i%20 == 19 { // so that no buffer of the kernel overflows
-			for _, n := range []*node{a, b} {
-				eventually(t, fmt.Sprintf("%d beats at %s", i+1, n.name), func() bool { return len(n.allBeats()) >= i+1 })
-			}
+		// Not more on their way than the kernel's buffers hold.
+		for _, n := range []*node{a, b} {
+			eventually(t, fmt.Sprintf("%d beats at %s", count-19, n.name), func() bool { return len(n.allBeats()) >= count-19 })
 		}
+	}
+	for _, n := range []*node{a, b} {
+		eventually(t, "all beats at "+n.name, func() bool { return len(n.allBeats()) >= count })
 	}
 	for n, got := range arrived {
 		for _, s := range n.allBeats() {
@@ -150,9 +157,6 @@ func TestSessionReplacementLosesNoBeat(t *testing.T) {
 		if len(got) != count {
 			t.Errorf("%s got %d of %d beats", n.name, len(got), count)
 		}
-	}
-	if n := a.peerStats("b").Connects; n < 5 {
-		t.Errorf("only %d sessions were used", n)
 	}
 	if n := a.sessionCount() + b.sessionCount(); n > 2*maxSessions {
 		t.Errorf("%d sessions are kept", n)
