@@ -86,7 +86,8 @@ func checkText(c *config.Config) string {
 	}
 	fmt.Fprintf(&out, "%s is valid\n", c.File)
 	line("cluster", "%s, this node is %s (%s)", c.Cluster, c.Node.Name, c.Self().Role)
-	line("members", "%d voters: %d gateways, %d witnesses", len(c.Members), gateways, len(c.Members)-gateways)
+	line("members", "%d voters: %s, %s", len(c.Members),
+		count(gateways, "gateway", "gateways"), count(len(c.Members)-gateways, "witness", "witnesses"))
 	line("vips", "%d in groups %s", len(c.VIPs), strings.Join(c.Groups(), ", "))
 	line("timing", "%s: beat %v, promise %v, epsilon %v", profile, t.Beat, t.Promise, t.Epsilon)
 	line("lease", "%v, derived; L/(1-rho) + epsilon <= P/(1+rho) holds with a margin of %v", t.Lease, t.Margin())

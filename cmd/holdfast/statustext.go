@@ -68,6 +68,9 @@ func (g *page) line(name string, cells ...cell) {
 
 // table prints rows under a heading, each column as wide as its widest text.
 func (g *page) table(heading []string, rows [][]cell) {
+	if len(rows) == 0 {
+		return
+	}
 	all := make([][]cell, 0, len(rows)+1)
 	top := make([]cell, len(heading))
 	for i, h := range heading {
@@ -132,7 +135,7 @@ func (g *page) summary(r status.Report) {
 		applied.tone = warn
 	}
 	verdict := judge(r.WAL.Verdict == "clean" || r.WAL.Verdict == "torn_tail", r.WAL.Verdict, r.WAL.Verdict)
-	g.line("log", applied, p("%d segments", r.WAL.Segments), p("%s", bytesText(r.WAL.Bytes)), verdict,
+	g.line("log", applied, p("%s", count(r.WAL.Segments, "segment", "segments")), p("%s", bytesText(r.WAL.Bytes)), verdict,
 		p("fsync p99 %.1f ms", r.WAL.FsyncP99Ms))
 }
 
@@ -239,9 +242,6 @@ func (g *page) vips(r status.Report) {
 }
 
 func (g *page) failovers(r status.Report) {
-	if len(r.Failovers) == 0 {
-		return
-	}
 	shown := r.Failovers[max(0, len(r.Failovers)-failoversShown):]
 	rows := make([][]cell, 0, len(shown))
 	for _, f := range slices.Backward(shown) {
@@ -256,6 +256,14 @@ func (g *page) failovers(r status.Report) {
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") }
+
+// count is a number with its word.
+func count(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
 
 func bytesText(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}

@@ -90,8 +90,8 @@ func walResult(a *app, dir string, r wal.Recovery, err error, listed bool) error
 			Verdict: strings.ToLower(r.Verdict.String()), Segments: r.Segments, Records: r.Records,
 			FirstIndex: r.FirstIndex, LastIndex: r.LastIndex, TornBytes: r.TornBytes, Why: r.Why,
 		}
-		if e := a.show(summary, "%s: %s, %d segments, %d records, last index %d%s\n",
-			dir, summary.Verdict, r.Segments, r.Records, r.LastIndex, because(r.Why)); e != nil {
+		if e := a.show(summary, "%s: %s, %s, %s, last index %d%s\n", dir, summary.Verdict,
+			count(r.Segments, "segment", "segments"), count(r.Records, "record", "records"), r.LastIndex, because(r.Why)); e != nil {
 			return errors.Join(e, err)
 		}
 	}

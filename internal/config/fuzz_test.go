@@ -20,6 +20,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("\xef\xbb\xbfcluster = \"bom\"\n")
 	f.Add("x = " + strings.Repeat("[", 100)) // must not recurse for ever
 	f.Add("[node]\nname = {first = \"a\",\n}\n")
+	f.Add("\"\" = 1\n\"\" = 2\n") // keys of no characters once gave a problem without a key
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Parse("f.toml", []byte(text))
 		if err == nil {
