@@ -116,6 +116,9 @@ func Run(ctx context.Context, o Options) error {
 		o.StartLimit = time.Minute
 	}
 	g := &guard{Options: o, log: o.Logger, gateOK: true}
+	if err := raisePriority(); err != nil {
+		o.Logger.Warn("running at normal priority", "error", err)
+	}
 	lock, err := lockRuntime(o.RuntimeDir)
 	if err != nil {
 		return err

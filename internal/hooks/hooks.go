@@ -180,7 +180,12 @@ func (r *Runner) runOne(h Hook, j job) error {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 100 * time.Millisecond // a daemon left behind may hold the output open
 	start := time.Now()
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		// The daemon runs above everybody else; what it starts must not.
+		_ = syscall.Setpriority(syscall.PRIO_PGRP, cmd.Process.Pid, 0)
+		err = cmd.Wait()
+	}
 	if ctx.Err() == context.DeadlineExceeded {
 		err = fmt.Errorf("did not end within %v", h.Timeout)
 	} else if errors.Is(err, exec.ErrWaitDelay) {

@@ -58,9 +58,21 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 			return &HintError{fmt.Errorf("make directory: %w", err), "run as root, or name another directory in [node]"}
 		}
 	}
+	var own []netip.Addr
+	for _, a := range o.Config.Self().Addresses {
+		own = append(own, a.Addr())
+	}
+	sockets, err := transport.OpenNoteSockets(own)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sockets.Close()) }()
 	g := guard.Options{
 		RuntimeDir: o.Config.Node.RuntimeDir,
-		SendNotes:  sendNotes,
+		SendNotes: func(targets []netip.AddrPort, notes [][]byte) error {
+			_, err := sockets.Send(targets, notes)
+			return err
+		},
 		DataDirFree: func() error {
 			return storage.CheckFree(vfs.OS, o.Config.Node.DataDir)
 		},
@@ -188,12 +200,6 @@ func removeAddresses(vips *vip.Manager, list []guard.Address, log *slog.Logger) 
 	for _, s := range strays {
 		log.Info("address removed", "address", s.Addr, "interface", s.Interface)
 	}
-	return err
-}
-
-// sendNotes sends from the guard, which has no transport of its own.
-func sendNotes(targets []netip.AddrPort, notes [][]byte) error {
-	_, err := transport.SendNotes(nil, targets, notes)
 	return err
 }
 

@@ -10,18 +10,23 @@ import (
 )
 
 // notebook keeps the notes that this node knows, to be repeated in its beats
-// for 2 P and embedded in the Assign that follows (G5).
+// for 2 P and embedded in the Assign that follows (G5). A note is remembered
+// for longer than it is repeated, or members would teach it to each other for
+// ever.
 type notebook struct {
 	cluster [16]byte
-	keep    int64 // ns
+	repeat  int64 // ns, 2 P
 	entries []noteEntry
 }
 
 type noteEntry struct {
-	raw   [lease.NoteSize]byte
-	note  lease.Note
-	until int64
+	raw     [lease.NoteSize]byte
+	note    lease.Note
+	learned int64
 }
+
+// remember is how many times longer than it is repeated a note is known.
+const remember = 16
 
 // maxNotes bounds the notes kept; the oldest goes first.
 const maxNotes = 64
@@ -62,18 +67,18 @@ func (n *notebook) put(now int64, raw [lease.NoteSize]byte, note lease.Note) {
 	if len(n.entries) >= maxNotes {
 		n.entries = slices.Delete(n.entries, 0, 1)
 	}
-	n.entries = append(n.entries, noteEntry{raw, note, now + n.keep})
+	n.entries = append(n.entries, noteEntry{raw, note, now})
 }
 
 func (n *notebook) drop(now int64) {
-	n.entries = slices.DeleteFunc(n.entries, func(e noteEntry) bool { return now > e.until })
+	n.entries = slices.DeleteFunc(n.entries, func(e noteEntry) bool { return now > e.learned+remember*n.repeat })
 }
 
 // newest returns up to limit notes to repeat, the latest first.
 func (n *notebook) newest(now int64, limit int) [][]byte {
 	n.drop(now)
 	var out [][]byte
-	for i := len(n.entries) - 1; i >= 0 && len(out) < limit; i-- {
+	for i := len(n.entries) - 1; i >= 0 && len(out) < limit && now <= n.entries[i].learned+n.repeat; i-- {
 		out = append(out, n.entries[i].raw[:])
 	}
 	return out

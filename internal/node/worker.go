@@ -264,7 +264,7 @@ func (w *worker) startRaft(now int64) error {
 		w.log.Warn("log recovered", "verdict", w.recovery.Verdict, "recovery", fmt.Sprintf("%+v", w.recovery))
 	}
 	w.state = w.data.NewState()
-	w.notes = notebook{cluster: w.state.Cluster(), keep: 2 * int64(w.timing.Promise)}
+	w.notes = notebook{cluster: w.state.Cluster(), repeat: 2 * int64(w.timing.Promise)}
 	if w.voter, err = w.startVoter(now); err != nil {
 		return err
 	}
