@@ -190,6 +190,36 @@ func TestFramesBeyondLimits(t *testing.T) {
 	}
 }
 
+// scan comes 400 times, each from another address, with a port scan, random
+// bytes, a slow hello or half of one, and returns what is still open.
+func scan(t *testing.T, to netip.AddrPort, junk []byte) (held []net.Conn) {
+	t.Helper()
+	clientHello := []byte{22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc} // a record of 16 KiB that never ends
+	for i := range 400 {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(testAddr().Addr(), 0))}
+		conn, err := d.Dial("tcp", to.String())
+		if errors.Is(err, syscall.ECONNRESET) { // dropped before Dial had looked
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch i % 4 {
+		case 0:
+			_ = conn.Close()
+			continue
+		case 1:
+			_, _ = conn.Write(junk[:1+i*100])
+		case 2:
+			_, _ = conn.Write(clientHello[:1+i%8])
+		case 3:
+			_, _ = conn.Write(append(clientHello, junk[:8<<10]...))
+		}
+		held = append(held, conn)
+	}
+	return held
+}
+
 // Port scans, random bytes, slow and silent strangers, junk datagrams: all are
 // dropped, memory stays, few lines are logged, and members get in meanwhile.
 func TestStrangers(t *testing.T) {
@@ -197,40 +227,13 @@ func TestStrangers(t *testing.T) {
 	p.change = func(name string, cfg *Config) { cfg.HandshakeTimeout = 2 * time.Second }
 	b := p.start(t, "b")
 	to := b.own[0]
-	from := func() net.Conn { // each from another address, as far as there are any
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(testAddr().Addr(), 0))}
-		conn, err := d.Dial("tcp", to.String())
-		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // dropped before Dial had looked
-			t.Fatal(err)
-		}
-		return conn
-	}
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 
 	junk := make([]byte, 64<<10)
 	_, _ = rand.Read(junk)
-	clientHello := []byte{22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc} // a record of 16 KiB that never ends
-	var held []net.Conn
-	for i := range 400 {
-		conn := from()
-		if conn == nil {
-			continue
-		}
-		switch i % 4 {
-		case 0: // port scan
-			_ = conn.Close()
-			continue
-		case 1: // random bytes
-			_, _ = conn.Write(junk[:1+i*100])
-		case 2: // slow loris
-			_, _ = conn.Write(clientHello[:1+i%8])
-		case 3: // half a hello, then silence
-			_, _ = conn.Write(append(clientHello, junk[:8<<10]...))
-		}
-		held = append(held, conn)
-	}
+	held := scan(t, to, junk)
 	if n := b.pendingCount(); n > maxPendingStrangers {
 		t.Errorf("%d strangers are being waited for, limit %d", n, maxPendingStrangers)
 	}

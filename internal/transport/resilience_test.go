@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func newRand(seed int) *mrand.Rand { return mrand.New(mrand.NewPCG(uint64(seed), 7)) }
@@ -51,7 +53,10 @@ func (r *recorder) forget() {
 // meanwhile under their old keys.
 func TestSilentPathIsNoticed(t *testing.T) {
 	p := newPlan(t, "a", "b")
-	p.change = func(_ string, cfg *Config) { cfg.IdleLimit = 600 * time.Millisecond }
+	p.change = func(_ string, cfg *Config) {
+		cfg.IdleLimit = 600 * time.Millisecond
+		cfg.HandshakeTimeout = time.Second // a dial into the silence ends by it
+	}
 	direct := p.entry("b", "b").Addresses[0]
 	r := newRelay(t, direct)
 	p.entry("a", "b").Addresses = []netip.AddrPort{r.addr}
@@ -295,6 +300,17 @@ func TestPairOfAddresses(t *testing.T) {
 		if got := pair(c.own, c.to, c.j); got != c.want {
 			t.Errorf("pair(%v, %v, %d) = %d, want %d", c.own, c.to, c.j, got, c.want)
 		}
+	}
+}
+
+func TestSendErrorsByCause(t *testing.T) {
+	var c sendErrors
+	for _, err := range []error{unix.EPERM, unix.EACCES, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.EHOSTDOWN,
+		unix.EAGAIN, unix.ENOBUFS, unix.EADDRNOTAVAIL, unix.EINVAL, errNoFamily, unix.EMSGSIZE} {
+		c.count(err)
+	}
+	if got, want := c.snapshot(), (SendErrors{Denied: 2, Unreachable: 4, Full: 2, Address: 3, Other: 1}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
