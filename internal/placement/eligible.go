@@ -92,7 +92,7 @@ func (t *Tracker) whyNot(now int64, g *groupState, m Member, lifted bool) string
 		return "cannot hold in its present health"
 	case t.stuck(now, p):
 		return "does not apply the log"
-	case p.declined(g.view):
+	case p.declines(g.view):
 		return "declined to take over"
 	}
 	if h := g.holdDown[m.Node]; h != nil && now < h.until {

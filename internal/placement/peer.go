@@ -30,7 +30,8 @@ type peerGroup struct {
 	stateEpoch uint64
 	applied    uint64 // epoch that the node has applied
 	appliedAt  int64  // when that was first reported
-	held       uint64 // last epoch that it reported to hold
+	declined   uint64 // highest epoch that it declined
+	held       uint64 // highest epoch that it reported to hold
 	heldFrom   int64
 	heldAt     int64 // when it last reported that
 }
@@ -103,13 +104,17 @@ func (p *peer) observeGroups(now int64, reports []GroupReport) {
 		if r.Epoch != pg.applied {
 			pg.applied, pg.appliedAt = r.Epoch, now
 		}
-		if r.State != Holding {
-			continue
+		switch r.State {
+		case Declined:
+			pg.declined = max(pg.declined, r.StateEpoch)
+		case Holding:
+			if r.StateEpoch > pg.held { // a worker never goes back to an epoch (G7)
+				pg.held, pg.heldFrom = r.StateEpoch, now
+			}
+			if r.StateEpoch == pg.held {
+				pg.heldAt = now
+			}
 		}
-		if pg.held != r.StateEpoch {
-			pg.held, pg.heldFrom = r.StateEpoch, now
-		}
-		pg.heldAt = now
 	}
 }
 
@@ -189,8 +194,8 @@ func (p *peer) group(id uint16) peerGroup {
 	return peerGroup{}
 }
 
-// declined tells whether the node declined to hold, or to follow, an epoch.
-func (p *peer) declined(v GroupView) bool {
+// declines tells whether the node declines to follow the holder of v.
+func (p *peer) declines(v GroupView) bool {
 	pg := p.group(v.Group)
 	return pg.state == Declined && pg.stateEpoch == v.Epoch
 }

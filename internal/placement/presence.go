@@ -57,7 +57,7 @@ func (t *Tracker) presence(now int64, g *groupState) verdict {
 			pg = p.group(v.Group)
 		}
 	}
-	if p != nil && p.incarnation == v.Incarnation && p.declined(v) {
+	if pg.declined == v.Epoch { // once declined, it never holds that epoch
 		return verdict{lost: true, cause: CauseUnhealthy, fault: true}
 	}
 	if out := t.timers(now, g, p, pg); out.lost {

@@ -160,7 +160,7 @@ func (t *Tracker) driveSwitch(now int64, g *groupState) []Action {
 		return t.abort(now, g, "the target's worker was replaced", false)
 	}
 	if why := t.whyNot(now, g, m, false); why != "" {
-		return t.abort(now, g, m.Name+" "+why, t.peers[s.target].declined(g.view))
+		return t.abort(now, g, m.Name+" "+why, t.peers[s.target].declines(g.view))
 	}
 	if s.stage == SwitchPending {
 		if t.isReady(g, s.target) {
