@@ -89,8 +89,12 @@ func (s *survey) read() error {
 		return err
 	}
 	last := sequences[len(sequences)-1]
-	if s.oldest, err = s.findOldest(last); err != nil {
+	damaged := false
+	if s.oldest, damaged, err = s.findOldest(last); err != nil {
 		return err
+	}
+	if damaged {
+		s.oldest = max(s.oldest, runStart(sequences))
 	}
 	for len(sequences) > 0 && sequences[0] < s.oldest {
 		s.stale = append(s.stale, segmentName(sequences[0]))
@@ -136,16 +140,17 @@ func (s *survey) list() ([]uint64, error) {
 
 // findOldest returns the lowest sequence that is part of the log. The header of
 // the last segment knows what was released before it began; the rest is in it.
-func (s *survey) findOldest(last uint64) (uint64, error) {
+// When the last segment is damaged, the answer may be too low.
+func (s *survey) findOldest(last uint64) (oldest uint64, damaged bool, err error) {
 	sc, _, err := s.load(last)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	oldest := sc.head.oldest
+	oldest = sc.head.oldest
 	for {
 		b, end := sc.next()
 		if end != nil {
-			return oldest, nil // damage is judged when the log is read in order
+			return oldest, end.verdict == Corrupt, nil
 		}
 		for i := range b.records {
 			if b.records[i].Type == TypeRelease {
@@ -153,9 +158,21 @@ func (s *survey) findOldest(last uint64) (uint64, error) {
 			}
 		}
 		if oldest > last {
-			return 0, s.damaged(segmentName(last), b.offset, "releases segments below %d, itself included", oldest)
+			return 0, false, s.damaged(segmentName(last), b.offset,
+				"releases segments below %d, itself included", oldest)
 		}
 	}
+}
+
+// runStart returns the lowest sequence from which none is missing up to the
+// last. A log that is damaged in its last segment is read from there, so that
+// what is reported is the damage and not a gap that a lost release mark leaves.
+func runStart(sequences []uint64) uint64 {
+	i := len(sequences) - 1
+	for i > 0 && sequences[i-1] == sequences[i]-1 {
+		i--
+	}
+	return sequences[i]
 }
 
 // load reads a segment into memory and checks its header.

@@ -36,9 +36,12 @@ type pick struct {
 	finished []*request // whose last record is in it, or that have none
 }
 
-func (p *pick) fits(bytes int64) bool {
+// fits tells whether a record may join, in a batch of at most limit bytes. A
+// record above the limit is a batch alone; Options.MaxPayload sees to it that a
+// segment holds it.
+func (p *pick) fits(bytes, limit int64) bool {
 	return len(p.records) == 0 ||
-		len(p.records) < maxBatchRecords && batchSize(p.data+bytes) <= maxBatchBytes
+		len(p.records) < maxBatchRecords && batchSize(p.data+bytes) <= limit
 }
 
 // run writes until the log is closed.
@@ -52,6 +55,7 @@ func (l *Log) run() {
 // serve makes batches of the requests, in their order.
 func (w *writer) serve(reqs []*request) {
 	var p pick
+	limit := min(maxBatchBytes, w.log.prep.size-headerBytes-sealBytes)
 	for _, r := range reqs {
 		if r.release {
 			w.flush(&p)
@@ -60,7 +64,7 @@ func (w *writer) serve(reqs []*request) {
 		}
 		for i := range r.records {
 			bytes := recordSize(len(r.records[i].Payload))
-			if !p.fits(bytes) {
+			if !p.fits(bytes, limit) {
 				w.flush(&p)
 			}
 			p.records = append(p.records, r.records[i])
