@@ -221,12 +221,11 @@ func (w *worker) placeVIPs(now int64) {
 	}
 	for _, g := range w.groups {
 		if g.tenure.WantsAddress() {
-			if err := w.setAddresses(g); err != nil {
-				w.log.Error("addresses not set", "group", g.name, "error", err)
-			}
-			if g.schedule != nil {
-				w.announce(g)
-			}
+			w.setAddresses(g, func(int64, error) {
+				if g.schedule != nil {
+					w.announce(g)
+				}
+			})
 		}
 	}
 	w.macsChanged()

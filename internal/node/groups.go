@@ -128,12 +128,10 @@ func (w *worker) carryOut(now int64, g *group, steps []tenure.Step) {
 			w.runTenureHook(now, g, hooks.PreRelease, s.Epoch)
 		case tenure.SetAddress:
 			token := g.tenure.Token()
-			err := w.setAddresses(g)
-			if err != nil {
-				w.log.Error("addresses not set", "group", g.name, "error", err)
-			}
-			w.carryOut(now, g, g.tenure.AddressSet(token, err))
-			w.beatNow = true
+			w.setAddresses(g, func(now int64, err error) {
+				w.carryOut(now, g, g.tenure.AddressSet(token, err))
+				w.beatNow = true
+			})
 		case tenure.BeginRequests:
 			w.beginRequests(now, g, s.Epoch)
 		case tenure.OpenGate:
@@ -213,56 +211,6 @@ func (w *worker) sendRelease(now int64, g *group, epoch uint64) {
 	w.log.Info("released", "group", g.name, "epoch", epoch)
 	w.learn(now, note)
 	w.beatNow = true
-}
-
-// setAddresses adds the addresses while the gate is closed.
-func (w *worker) setAddresses(g *group) error {
-	for _, v := range g.vips {
-		if v.Interface == "" {
-			continue
-		}
-		if err := w.vips.Add(vip.Address{Prefix: v.Address, Interface: v.Interface}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// clearAddresses removes the addresses and ends what was bound to them: a
-// connection that outlives its address hangs half dead.
-func (w *worker) clearAddresses(g *group) {
-	for _, v := range g.vips {
-		w.clearAddress(v.Address, v.Interface)
-	}
-}
-
-func (w *worker) clearAddress(prefix netip.Prefix, iface string) {
-	if iface == "" {
-		return // not in this node's file, so it was never set
-	}
-	if err := w.vips.Remove(vip.Address{Prefix: prefix, Interface: iface}); err != nil {
-		w.log.Error("address not removed", "address", prefix, "error", err)
-	}
-	addr := prefix.Addr()
-	w.background(func() {
-		if n, err := w.vips.DestroySockets(addr); err != nil {
-			w.log.Warn("sockets not destroyed", "address", addr, "error", err)
-		} else if n.TCP+n.UDP > 0 {
-			w.log.Info("sockets destroyed", "address", addr, "tcp", n.TCP, "udp", n.UDP)
-		}
-	})
-}
-
-// announce tells the LAN, one round for each address.
-func (w *worker) announce(g *group) {
-	for _, v := range g.vips {
-		if v.Interface == "" {
-			continue
-		}
-		if err := w.vips.Announce(v.Address.Addr(), v.Interface); err != nil {
-			w.log.Warn("announcement not sent", "address", v.Address, "interface", v.Interface, "error", err)
-		}
-	}
 }
 
 // newSchedule: a holder that was silent may be a virtual machine on pause, and

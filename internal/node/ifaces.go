@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/transport"
@@ -43,14 +44,15 @@ func (i *interfaces) forget() { clear(i.known) }
 func (w *worker) vipEvent(now int64, e vip.Event) {
 	switch e := e.(type) {
 	case vip.AddressGone:
-		w.restore(now, e.Prefix.Addr().String())
+		delete(w.present, e.Prefix.Addr())
+		w.restore(e.Prefix.Addr())
 	case vip.LinkUp:
 		w.ifaces.forget()
 		w.linkRestored(now, e.Name)
 		w.macsChanged()
 	case vip.Resync:
 		w.ifaces.forget()
-		w.restore(now, "")
+		w.restore(netip.Addr{})
 		w.macsChanged()
 	case vip.LinkDown, vip.LinkChanged, vip.LinkAppeared, vip.LinkDisappeared:
 		w.ifaces.forget()
@@ -58,34 +60,6 @@ func (w *worker) vipEvent(now int64, e vip.Event) {
 	case vip.WatchLost:
 		w.log.Error("changes of interfaces are not seen at present", "error", e.Err)
 	}
-}
-
-// restore puts back addresses that something else has deleted, while they are
-// wanted. An address that cannot be put back makes holding impossible (A4).
-func (w *worker) restore(now int64, addr string) {
-	for _, g := range w.groups {
-		if !g.tenure.WantsAddress() {
-			continue
-		}
-		for _, v := range g.vips {
-			if addr != "" && v.Address.Addr().String() != addr {
-				continue
-			}
-			if err := w.vips.Add(vip.Address{Prefix: v.Address, Interface: v.Interface}); err != nil {
-				w.log.Error("address deleted by something else and not restored", "address", v.Address, "error", err)
-				w.addressFault[g.id] = fmt.Sprintf("address %v cannot be set: %v", v.Address, err)
-				continue
-			}
-			delete(w.addressFault, g.id)
-			if addr != "" {
-				w.log.Warn("address deleted by something else, put back", "address", v.Address, "interface", v.Interface)
-			}
-			if g.schedule != nil {
-				w.announce(g)
-			}
-		}
-	}
-	_ = now
 }
 
 // linkRestored announces again: a switch may have learnt another port.
@@ -101,7 +75,7 @@ func (w *worker) linkRestored(now int64, name string) {
 			}
 		}
 	}
-	w.restore(now, "")
+	w.restore(netip.Addr{})
 }
 
 // macsChanged refreshes the MACs that our beats name, and those of the other

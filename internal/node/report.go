@@ -13,7 +13,6 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/status"
 	"github.com/holdfast-ha/holdfast/internal/tenure"
 	"github.com/holdfast-ha/holdfast/storage"
-	"github.com/holdfast-ha/holdfast/vip"
 )
 
 // reportEvery is the longest age of a reading while the loop turns.
@@ -220,20 +219,10 @@ func (w *worker) reportGroups(now int64, r *status.Report) {
 				gate = "open"
 			}
 			r.VIPs = append(r.VIPs, status.VIP{
-				Address: v.Address.String(), Interface: v.Interface, Group: g.name, Gate: gate, Present: w.isPresent(g, v),
+				Address: v.Address.String(), Interface: v.Interface, Group: g.name, Gate: gate, Present: w.present[v.Address.Addr()],
 			})
 		}
 	}
-}
-
-// isPresent tells whether the address is set; the kernel is asked only about
-// addresses that ought to be.
-func (w *worker) isPresent(g *group, v config.VIP) bool {
-	if w.vips == nil || v.Interface == "" || !g.tenure.WantsAddress() {
-		return false
-	}
-	p, err := w.vips.Present(vip.Address{Prefix: v.Address, Interface: v.Interface})
-	return err == nil && p.Present && p.Usable
 }
 
 // presentHolder names who says that it holds the group, as far as is known

@@ -92,6 +92,8 @@ type worker struct {
 	leaving      []*group
 	forwarding   map[int]uint16
 	addressFault map[uint16]string
+	addressJobs  chan func() // to the one goroutine that sets and removes
+	present      map[netip.Addr]bool
 	gateLost     string
 	fenced       bool
 	macs         [][6]byte
@@ -152,6 +154,7 @@ func Run(ctx context.Context, o Options) error {
 		peers:        map[string]*peer{},
 		forwarding:   map[int]uint16{},
 		addressFault: map[uint16]string{},
+		present:      map[netip.Addr]bool{},
 		refusals:     map[lease.RefusalReason]uint64{},
 		moves:        newMoves(),
 		asks:         map[uint64]waiting{},
@@ -199,6 +202,7 @@ func (w *worker) open() error {
 	}
 	w.ifaces = newInterfaces(w.readInterface)
 	w.hooks = hooks.New(w.log, hooksOf(w.cfg))
+	w.startAddresses()
 	if _, founded := w.data.First(); founded {
 		if err := w.startRaft(w.clk.Boottime()); err != nil {
 			return err
@@ -436,18 +440,18 @@ func (w *worker) gateEvent(now int64, e netfence.Event) {
 }
 
 // background runs a short job beside the loop; the worker waits for it at its
-// end.
+// end. When too much runs already the job is left out: what is left out comes
+// again, or was asked for by somebody who sees that it did not happen.
 func (w *worker) background(f func()) {
 	select {
 	case w.slots <- struct{}{}:
+		w.jobs.Go(func() {
+			defer func() { <-w.slots }()
+			f()
+		})
 	default:
-		f() // rather late than never
-		return
+		w.limited.Warn("too many jobs run beside the loop, one is left out")
 	}
-	w.jobs.Go(func() {
-		defer func() { <-w.slots }()
-		f()
-	})
 }
 
 // close ends what open opened, in reverse.
@@ -456,6 +460,9 @@ func (w *worker) close(cancel context.CancelFunc) {
 		w.hooks.Close(2 * time.Second)
 	}
 	cancel()
+	if w.addressJobs != nil {
+		close(w.addressJobs) // what was given is still done
+	}
 	var errs []error
 	if w.mesh != nil {
 		errs = append(errs, w.mesh.Close())
