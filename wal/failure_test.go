@@ -6,6 +6,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 )
@@ -152,6 +153,9 @@ func TestFullDisk(t *testing.T) {
 		}
 		return nil
 	})))
+	for l.Stats().Blocked == nil {
+		time.Sleep(time.Millisecond) // polls for the preparer, is no synchronisation
+	}
 	index := uint64(0)
 	for l.Stats().Room >= blockBytes {
 		index++
