@@ -428,6 +428,29 @@ func TestStuckLeaderStopsClaiming(t *testing.T) {
 	}
 }
 
+// Covers E8: a follower that cannot store does not campaign either, and waits
+// without spinning.
+func TestStuckFollowerDoesNotCampaign(t *testing.T) {
+	s := cluster(t, 23, "gw1", "gw2", "gw3", "gw4", "w1")
+	l := s.settle()
+	gw2 := s.node("gw2")
+	gw2.log.stuck = true
+	s.check(s.propose())
+	s.run(1100 * time.Millisecond)
+	l.crash()
+	s.onRaft = func(from, _ *node, m *raftpb.Message) {
+		if from == gw2 && isVote(m) {
+			t.Fatal("a node that cannot store asks for votes")
+		}
+	}
+	if n, took := s.elected(l, 5*time.Second); n.name != "gw3" || took > testP+2*testBeat {
+		t.Fatalf("%s after %s", n.name, took)
+	}
+	if next := gw2.d.Next(s.now); next <= s.now {
+		t.Fatal("spins while it waits for its disk")
+	}
+}
+
 // Covers G6: an abstaining node neither votes nor campaigns, and still stores.
 func TestAbstainingNodeDoesNotVote(t *testing.T) {
 	s := cluster(t, 20, "gw1", "gw2", "w1")

@@ -335,7 +335,7 @@ func (e *election) campaignAt(v view) int64 {
 	case preCandidate:
 		return max(due, again, e.guard)
 	case candidate:
-		return max(due, e.guard)
+		return max(due, again, e.guard)
 	}
 	return never
 }

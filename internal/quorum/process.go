@@ -220,7 +220,7 @@ func (d *Driver) Next(now int64) int64 {
 		return now
 	}
 	next := d.epoch + (d.slot+1)*int64(d.cfg.Beat)
-	if v := d.view(); !d.abstains() {
+	if v := d.view(); !d.abstains() && !d.stuck(now) {
 		next = min(next, d.el.next(now, v))
 	}
 	if d.transfer.to != 0 {
