@@ -129,7 +129,11 @@ func (g *page) summary(r status.Report) {
 	}
 	g.line("timing", p("%s", profile), p("beat %v ms", r.Timing.BeatMs), p("promise %v ms", r.Timing.PromiseMs),
 		p("lease %v ms", r.Timing.LeaseMs), p("margin %.3f ms", r.Timing.MarginMs))
-	g.line("gate", judge(r.Gate.Attached, "attached", "NOT ATTACHED"), p("%s", r.Gate.Mode), droppedCell(r.Gate.Dropped))
+	if r.Gate.Mode == status.GateNone {
+		g.line("gate", p("none: a witness holds no address"))
+	} else {
+		g.line("gate", judge(r.Gate.Attached, "attached", "NOT ATTACHED"), p("%s", r.Gate.Mode), droppedCell(r.Gate.Dropped))
+	}
 	applied := p("applied %d of %d", r.State.Applied, r.State.Commit)
 	if r.State.Applied < r.State.Commit {
 		applied.tone = warn

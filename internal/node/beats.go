@@ -262,7 +262,7 @@ func (w *worker) receiveNote(now int64, raw []byte) {
 	if !fresh {
 		return
 	}
-	w.log.Info("note", "kind", note.Kind, "node", w.nameOf(note.Node), "incarnation", note.Incarnation, "group", note.Group, "epoch", note.Epoch)
+	w.log.Info("note", "kind", note.Kind.String(), "node", w.nameOf(note.Node), "incarnation", note.Incarnation, "group", note.Group, "epoch", note.Epoch)
 	w.learn(now, note)
 }
 

@@ -120,7 +120,7 @@ func (w *worker) faultOf(g *group) string {
 // carryOut executes the steps of a tenure in their order.
 func (w *worker) carryOut(now int64, g *group, steps []tenure.Step) {
 	for _, s := range steps {
-		w.log.Debug("tenure step", "group", g.name, "epoch", s.Epoch, "step", s.Effect)
+		w.log.Debug("tenure step", "group", g.name, "epoch", s.Epoch, "step", s.Effect.String())
 		switch s.Effect {
 		case tenure.RunPreAcquire:
 			w.runTenureHook(now, g, hooks.PreAcquire, s.Epoch)

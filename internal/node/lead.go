@@ -105,7 +105,7 @@ func (w *worker) decide(now int64) []storage.Command {
 	var out []storage.Command
 	at := time.Now().UnixNano()
 	for _, a := range w.tracker.Decide(now, w.views(now), w.raft.Status(now).Commit) {
-		w.log.Info("placement", "action", a.Kind, "node", w.nameOf(a.Node), "group", a.Group, "epoch", a.Epoch, "cause", a.Cause)
+		w.log.Info("placement", "action", a.Kind.String(), "node", w.nameOf(a.Node), "group", a.Group, "epoch", a.Epoch, "cause", a.Cause)
 		switch a.Kind {
 		case placement.Assign:
 			out = append(out, storage.Command{At: at, Op: storage.Assign{

@@ -107,8 +107,21 @@ func (w *worker) turn(now int64) {
 			w.sendBeats(now)
 		}
 	}
+	w.shortenPromise(now)
 	w.stopTurn(now)
 	w.publish(now)
+}
+
+// shortenPromise stores a promise that is shorter than the one of the run
+// before, once the wait for that one is over (G2).
+func (w *worker) shortenPromise(now int64) {
+	if w.shortenAt == 0 || now < w.shortenAt {
+		return
+	}
+	w.shortenAt = 0
+	if err := w.data.StorePromise(w.timing.Promise); err != nil {
+		w.fail(err)
+	}
 }
 
 // stalled is E7: after a stall nobody is judged by what was missed. What was

@@ -88,9 +88,12 @@ func (w *worker) peerEvent(_ int64, e transport.PeerEvent) {
 	if !ok {
 		return
 	}
+	was := p.connected
 	p.connected = e.Up
 	if !e.Up {
-		w.log.Info("control connection down", "member", e.Peer, "error", e.Err)
+		if was { // else it was refused, which transport says, and not too often
+			w.log.Info("control connection down", "member", e.Peer, "error", e.Err)
+		}
 		return
 	}
 	w.log.Info("control connection up", "member", e.Peer, "version", e.Hello.Binary)

@@ -53,7 +53,9 @@ func (m *moves) held(now int64, group uint16, node, epoch uint64) bool {
 		}
 		m.took[epoch] = time.Duration(now - g.lastHeld)
 	}
-	if epoch == g.epoch || !g.done {
+	present := epoch == g.epoch && node == g.node
+	former := epoch < g.epoch && !g.done
+	if present || former {
 		g.lastHeld = max(g.lastHeld, now)
 	}
 	return first
@@ -62,7 +64,7 @@ func (m *moves) held(now int64, group uint16, node, epoch uint64) bool {
 // released is told of a note that ends an epoch: a nearer sign than the last
 // report of the holder.
 func (m *moves) released(now int64, group uint16, epoch uint64) {
-	if g := m.groups[group]; g != nil && epoch <= g.epoch && !g.done || g != nil && epoch == g.epoch {
+	if g := m.groups[group]; g != nil && (epoch == g.epoch || epoch < g.epoch && !g.done) {
 		g.lastHeld = max(g.lastHeld, now)
 	}
 }

@@ -110,6 +110,7 @@ type worker struct {
 	sequence                uint64
 	nextBeat, nextGuardBeat int64
 	nextReport, nextLatency int64
+	shortenAt               int64 // when a shorter promise may be stored (G2), 0 = not
 	beatNow                 bool
 	hangLimit               time.Duration
 	testified               bool
@@ -222,6 +223,7 @@ func (w *worker) open() error {
 // takeGate takes over the gate's maps from the guard. Only a gateway has any.
 func (w *worker) takeGate() error {
 	if w.self.Role == config.Witness {
+		w.gateMode = status.GateNone
 		return nil
 	}
 	var files []*os.File
@@ -303,13 +305,7 @@ func (w *worker) startVoter(now int64) (*lease.Voter, error) {
 			return nil, err
 		}
 	} else {
-		time.AfterFunc(wait, func() {
-			w.post(func(int64) {
-				if err := w.data.StorePromise(w.timing.Promise); err != nil {
-					w.fail(err)
-				}
-			})
-		})
+		w.shortenAt = now + int64(wait)
 	}
 	return lease.NewVoter(now, wait, w.timing.Promise), nil
 }

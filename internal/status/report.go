@@ -139,11 +139,14 @@ type VIP struct {
 	Gate      string `json:"gate"` // open or closed
 }
 
+// GateNone is the mode of a witness, which needs no gate.
+const GateNone = "none"
+
 // Gate is the kernel gate. Dropped counts packets by reason since it was
 // attached.
 type Gate struct {
 	Attached bool              `json:"attached"`
-	Mode     string            `json:"mode"` // tcx or clsact
+	Mode     string            `json:"mode"` // tcx, clsact, or none on a witness
 	Dropped  map[string]uint64 `json:"dropped"`
 }
 
