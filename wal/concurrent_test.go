@@ -205,7 +205,7 @@ func BenchmarkAppend(b *testing.B) {
 // BenchmarkBareFile is what the disk gives: 4 KiB into a zero-filled file, and
 // fdatasync.
 func BenchmarkBareFile(b *testing.B) {
-	f, err := createFilled(vfs.OS, filepath.Join(b.TempDir(), "bare"), DefaultSegmentBytes)
+	f, err := createFilled(vfs.OS, filepath.Join(b.TempDir(), "bare"), DefaultSegmentBytes, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -135,7 +135,7 @@ func Create(opts Options) (*Log, error) {
 		return nil, err
 	}
 	tmp := path.Join(opts.Dir, "first"+tempSuffix)
-	f, err := createFilled(opts.FS, tmp, opts.SegmentBytes)
+	f, err := createFilled(opts.FS, tmp, opts.SegmentBytes, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -35,19 +35,22 @@ type preparer struct {
 	// spare takes the name of a segment file of this process and size that is
 	// no longer used; never one found on disk, whose format may be another.
 	spare chan string
-	stop  chan struct{}
-	done  chan struct{}
+	// wake ends a pause because the writer waits; an old token costs one pause.
+	wake chan struct{}
+	stop chan struct{}
+	done chan struct{}
 
 	mu      sync.Mutex
 	blocked error // why there is no prepared file; nil while there is none to report
 	waiting bool  // a file is there
+	wanted  bool  // the writer waits for one
 }
 
 func newPreparer(fsys vfs.FS, dir string, size int64, fail func(error) error) *preparer {
 	return &preparer{
 		fsys: fsys, dir: dir, size: size, retry: time.Second, fail: fail,
 		ready: make(chan prepared), spare: make(chan string, 1),
-		stop: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -59,6 +62,9 @@ func (p *preparer) run() {
 		p.note(next)
 		var again <-chan time.Time
 		var timer *time.Timer
+		if errors.Is(next.err, ErrClosed) {
+			return
+		}
 		if isFull(next.err) {
 			timer = time.NewTimer(p.retry)
 			again = timer.C
@@ -113,12 +119,52 @@ func (p *preparer) make(n int) prepared {
 	default:
 	}
 	name := path.Join(p.dir, fmt.Sprintf("next-%d%s", n, tempSuffix))
-	f, err := createFilled(p.fsys, name, p.size)
+	f, err := createFilled(p.fsys, name, p.size, p.pause)
 	if err != nil {
 		_ = p.fsys.Remove(name) // give a full disk its room back; Open removes it too
 		return prepared{err: err}
 	}
 	return prepared{file: f, name: name}
+}
+
+// maxPause bounds what a stalled disk makes of a pause.
+const maxPause = 50 * time.Millisecond
+
+// take waits for a file. Only the writer calls it.
+func (p *preparer) take() prepared {
+	p.want(true)
+	defer p.want(false)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return <-p.ready
+}
+
+func (p *preparer) want(wanted bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted = wanted
+}
+
+// pause leaves the disk to the writer for as long as the last piece took, unless
+// the writer waits. It returns ErrClosed when the preparer has to end.
+func (p *preparer) pause(took time.Duration) error {
+	p.mu.Lock()
+	wanted := p.wanted
+	p.mu.Unlock()
+	if wanted {
+		return nil
+	}
+	timer := time.NewTimer(min(took, maxPause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.wake:
+	case <-p.stop:
+		return ErrClosed
+	}
+	return nil
 }
 
 // close ends the goroutine and waits for it.

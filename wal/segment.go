@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 )
@@ -14,7 +15,7 @@ import (
 // filePerm is the mode of segment files: entries may hold secrets of users.
 const filePerm = 0o600
 
-// zeros is what files are filled with, one piece at a time.
+// zeros is what files are filled with, and synced after, one piece at a time.
 var zeros [256 << 10]byte
 
 // newSalt returns a random number that is not zero.
@@ -30,14 +31,22 @@ func newSalt() uint64 {
 
 // createFilled makes a file of size zero bytes that are really on disk: a file
 // that was only fallocate'd turns unwritten extents into written ones at each
-// sync, which costs a journal commit (measured, RELIABILITY A4).
-func createFilled(fsys vfs.FS, name string, size int64) (f vfs.File, err error) {
-	f, err = fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)
+// sync, which costs a journal commit (measured, RELIABILITY A4). It syncs piece
+// by piece and calls pause, unless nil, with the time that each took: one sync
+// of it all would hold up the syncs of batches on a slow disk for long.
+func createFilled(fsys vfs.FS, name string, size int64, pause func(time.Duration) error) (vfs.File, error) {
+	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)
 	if err != nil {
 		return nil, fmt.Errorf("create segment file: %w", err)
 	}
-	if err = zeroFrom(f, 0, size); err == nil {
-		err = f.Sync()
+	for offset := int64(0); offset < size && err == nil; offset += int64(len(zeros)) {
+		began := time.Now()
+		if err = zeroFrom(f, offset, min(offset+int64(len(zeros)), size)); err == nil {
+			err = f.Sync()
+		}
+		if err == nil && pause != nil {
+			err = pause(time.Since(began))
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fill segment file: %w", errors.Join(err, f.Close()))

@@ -140,7 +140,7 @@ func (w *writer) writeBatch(records []Record) (size int, err error) {
 // the name of the next is durable; and nothing is written into the next before
 // the seal is durable, so a segment without seal means that the next is unused.
 func (w *writer) rotate() error {
-	next := <-w.log.prep.ready
+	next := w.log.prep.take()
 	if next.err != nil {
 		return fmt.Errorf("prepare next segment: %w", next.err)
 	}
