@@ -9,10 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/control"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
 )
 
@@ -21,15 +20,14 @@ import (
 // a typo made meanwhile stops nothing.
 const goodName = "holdfast.toml.good"
 
-// keepGood stores the text of a configuration that is being applied. The
-// runtime directory does not outlive the host, so nothing is synced.
+// keepGood stores the text of a configuration that is being applied.
 func keepGood(c *config.Config, source string) (string, error) {
 	text, err := os.ReadFile(source)
 	if err != nil {
 		return "", fmt.Errorf("read configuration: %w", err)
 	}
 	good := filepath.Join(c.Node.RuntimeDir, goodName)
-	if err := renameio.WriteFile(good, text, 0o600); err != nil {
+	if err := vfs.OS.WriteFile(good, text, 0o600); err != nil {
 		return "", fmt.Errorf("keep configuration: %w", err)
 	}
 	return good, nil
