@@ -542,54 +542,106 @@ static __always_inline int inspect(struct __sk_buff *skb, const int dir, const i
 	return PASS;
 }
 
-/* ---- the fast filter ---- */
+/* ---- the fast filter: only a proof says yes ---- */
 
-/* What the filter cannot judge on this interface in this direction. */
-static __always_inline int needs_inspection(struct __sk_buff *skb, const int dir, __u32 active)
+/* Whether this interface's traffic may be in the forwarding scope. */
+static __always_inline int maybe_forwarding(struct __sk_buff *skb, const int dir, __u32 active)
 {
-	if (active & ACTIVE_BLOCKED)
-		return 1;
 	return dir == IN && (active & ACTIVE_FORWARDING) && ((filter.forward_bits >> (skb->ifindex & 63)) & 1);
 }
 
-/* Whether the frame surely has nothing to do with a VIP. Only a proof says yes. */
-static __always_inline int surely_other(struct __sk_buff *skb, const int dir)
+/* Whether a packet between these two surely meets no VIP here and no blocked address. */
+static __always_inline int clear_hashes(__u32 local, __u32 remote, __u32 active)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *eth = data;
-
-	if (data + sizeof(*eth) + sizeof(struct iphdr) > end)
+	if (maybe_vip(local))
 		return 0;
-	if (eth->proto == BE16(ETH_P_IP)) {
-		struct iphdr *ip = data + sizeof(*eth);
-		return !maybe_vip(hash_v4(dir == IN ? ip->dst : ip->src));
+	return !(active & ACTIVE_BLOCKED) || !maybe_blocked(remote);
+}
+
+static __always_inline int clear_ipv6(struct ip6hdr *ip, void *end, const int dir, __u32 active)
+{
+	__u32 src = hash_addr((struct address *)ip->src), dst = hash_addr((struct address *)ip->dst);
+	struct {
+		__u8 type, rest[7];
+		struct address target;
+	} *nd = (void *)(ip + 1);
+
+	if (!clear_hashes(dir == IN ? dst : src, dir == IN ? src : dst, active))
+		return 0;
+	if (ip->next == NEXT_TCP || ip->next == NEXT_UDP)
+		return 1;
+	if (ip->next != NEXT_ICMPV6 || (void *)&nd->rest > end)
+		return 0;
+	if (nd->type != ND_SOLICIT && nd->type != ND_ADVERT)
+		return 1;
+	return (void *)(nd + 1) <= end && !maybe_vip(src) && !maybe_vip(hash_addr(&nd->target));
+}
+
+static __always_inline int clear_arp(void *net, void *end, const int dir, __u32 active)
+{
+	struct {
+		struct arphdr h;
+		__u8 sha[6];
+		__be16 sip[2];
+		__u8 tha[6];
+		__be16 tip[2];
+	} *arp = net;
+	__u32 sender, target;
+
+	if ((void *)(arp + 1) > end || arp->h.hw_len != 6)
+		return 0;
+	sender = hash_v4(arp->sip[0] | (__u32)arp->sip[1] << 16);
+	target = hash_v4(arp->tip[0] | (__u32)arp->tip[1] << 16);
+	if (dir == IN)
+		return !maybe_vip(target) && clear_hashes(sender, sender, active);
+	return clear_hashes(sender, target, active);
+}
+
+/* Whether a frame surely has nothing to do with VIPs and blocked members. */
+static __always_inline int surely_other(struct __sk_buff *skb, const int dir, __u32 active)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end, *net;
+	struct ethhdr *eth = data;
+	__be16 proto, *tag;
+
+	net = eth + 1;
+	if (net + sizeof(struct iphdr) > end)
+		return 0;
+	proto = eth->proto;
+	if (dir == IN && (active & ACTIVE_BLOCKED)) {
+		__u16 *m = (void *)eth->src;
+		if (maybe_blocked(hash32((m[0] | (__u32)m[1] << 16) ^ m[2])))
+			return 0;
 	}
-	if (eth->proto == BE16(ETH_P_IPV6)) {
-		struct ip6hdr *ip = data + sizeof(*eth);
-		__u8 *type = (void *)(ip + 1);
-		if ((void *)(type + 1) > end)
+	for (int i = 0; i < MAX_TAGS && unlikely(is_vlan(proto)); i++) {
+		tag = net;
+		net = tag + 2;
+		if (net + sizeof(struct iphdr) > end)
 			return 0;
-		if (maybe_vip(hash_addr((struct address *)(dir == IN ? ip->dst : ip->src))))
-			return 0;
-		if (ip->next == NEXT_TCP || ip->next == NEXT_UDP)
-			return 1;
-		return ip->next == NEXT_ICMPV6 && *type != ND_SOLICIT && *type != ND_ADVERT;
+		proto = tag[1];
 	}
-	if (eth->proto == BE16(ETH_P_ARP)) {
-		struct {
-			struct arphdr h;
-			__u8 sha[6];
-			__be16 sip[2];
-			__u8 tha[6];
-			__be16 tip[2];
-		} *arp = data + sizeof(*eth);
-		if ((void *)(arp + 1) > end || arp->h.hw_len != 6)
-			return 0;
-		if (maybe_vip(hash_v4(arp->sip[0] | (__u32)arp->sip[1] << 16)))
-			return 0;
-		return dir == OUT || !maybe_vip(hash_v4(arp->tip[0] | (__u32)arp->tip[1] << 16));
+	if (proto == BE16(ETH_P_IP)) {
+		struct iphdr *ip = net;
+		__u32 src = hash_v4(ip->src), dst = hash_v4(ip->dst);
+		return clear_hashes(dir == IN ? dst : src, dir == IN ? src : dst, active);
 	}
-	return !is_vlan(eth->proto);
+	if (proto == BE16(ETH_P_IPV6))
+		return net + sizeof(struct ip6hdr) <= end && clear_ipv6(net, end, dir, active);
+	if (proto == BE16(ETH_P_ARP))
+		return clear_arp(net, end, dir, active);
+	return !is_vlan(proto);
+}
+
+/* The same for IPv4 on links without an Ethernet header; one helper instead of many. */
+static __always_inline int surely_other_l3(struct __sk_buff *skb, const int dir, __u32 active)
+{
+	__be32 local;
+
+	if (skb->protocol != BE16(ETH_P_IP) || (active & ACTIVE_BLOCKED))
+		return 0;
+	if (bpf_skb_load_bytes_relative(skb, dir == IN ? 16 : 12, &local, sizeof(local), BPF_HDR_START_NET))
+		return 0;
+	return !maybe_vip(hash_v4(local));
 }
 
 static __always_inline int gate(struct __sk_buff *skb, const int dir, const int l3)
@@ -598,7 +650,8 @@ static __always_inline int gate(struct __sk_buff *skb, const int dir, const int 
 
 	if (!active)
 		return PASS;
-	if (!l3 && likely(!needs_inspection(skb, dir, active)) && likely(surely_other(skb, dir)))
+	if (likely(!maybe_forwarding(skb, dir, active)) &&
+	    likely(l3 ? surely_other_l3(skb, dir, active) : surely_other(skb, dir, active)))
 		return PASS;
 	return inspect(skb, dir, l3, active);
 }

@@ -13,9 +13,10 @@
 #include "uapi.h"
 
 #define MAX_GROUPS 1024
-#define MAX_VIPS 4096
-#define MAX_MACS 1024
-#define MAX_BLOCKED_ADDRS 1024
+/* Entries are added before others go, so tables hold two full lists. */
+#define MAX_VIPS (2 * 1024)
+#define MAX_MACS (2 * 512)
+#define MAX_BLOCKED_ADDRS (2 * 512)
 #define MAX_BLOCKED_MACS 64
 #define MAX_FORWARDING 64
 #define MAX_PORTS 8

@@ -262,20 +262,22 @@ func (g *Gate) Events(ctx context.Context, f func(Event)) error {
 	if err != nil {
 		return explain("read gate events", err)
 	}
-	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	closed := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { closed <- r.Close() }) // ends a waiting read
+	end := func(err error) error {
+		if stop() {
+			return errors.Join(err, r.Close())
+		}
+		return <-closed
+	}
 	var rec ringbuf.Record
 	for {
-		err := r.ReadInto(&rec)
-		if ctx.Err() != nil {
-			return r.Close()
-		}
-		if err != nil {
-			return errors.Join(fmt.Errorf("read gate events: %w", err), r.Close())
+		if err := r.ReadInto(&rec); err != nil {
+			return end(fmt.Errorf("read gate events: %w", err))
 		}
 		var e bpf.GateEvent
 		if _, err := binary.Decode(rec.RawSample, binary.NativeEndian, &e); err != nil {
-			return errors.Join(fmt.Errorf("read gate event of %d bytes: %w", len(rec.RawSample), err), r.Close())
+			return end(fmt.Errorf("read gate event of %d bytes: %w", len(rec.RawSample), err))
 		}
 		f(Event{EventKind(e.Kind), e.Group, e.Mac, e.Node, int(e.Ifindex), int64(e.Time), e.Open != 0})
 	}

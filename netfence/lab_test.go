@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -138,4 +139,9 @@ func check(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// emptyInstructions is a program that has no opinion.
+func emptyInstructions() asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
 }

@@ -12,18 +12,19 @@ import (
 	"github.com/holdfast-ha/holdfast/bpf"
 )
 
-// Limits of the kernel tables, equal to those in bpf/maps.h.
+// Limits of the lists; the kernel tables of bpf/maps.h hold two of each, an old
+// and a new.
 const (
 	// MaxGroups is one more than the highest group id that can have a gate.
 	MaxGroups = 1024
 	// MaxVIPs is the greatest number of VIPs of all groups together.
-	MaxVIPs = 4096
+	MaxVIPs = 1024
 	// MaxForwarding is the greatest number of interfaces of scope "forwarding".
 	MaxForwarding = 64
 
-	maxMACs         = 1024
+	maxMACs         = 512
 	maxBlockedMACs  = 64
-	maxBlockedAddrs = 1024
+	maxBlockedAddrs = 512
 	maxPorts        = 8
 	filterWords     = 64
 )
