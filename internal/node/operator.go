@@ -203,7 +203,11 @@ func (w *worker) execute(now int64, op string, body json.RawMessage, done func(i
 			return
 		}
 		w.propose(now, storage.SetGroups{Groups: groups}, func(now int64, index uint64, ignored string) {
-			w.respondIndex(now, "", index, ignored, done)
+			if ignored != "" {
+				refuse(control.PreconditionFailed, "the configuration in force is kept", "groups not changed: %s", ignored)
+				return
+			}
+			w.respondIndex(now, "", index, "", done)
 		}, done)
 	default:
 		refuse(control.Invalid, "the members run different versions", "operation %q is not known to the leader", op)
@@ -268,6 +272,7 @@ func (w *worker) proposeFor(now int64, name string, done func(int64, reply), op 
 func (w *worker) respondIndex(now int64, name string, index uint64, ignored string, done func(int64, reply)) {
 	if ignored != "" {
 		w.log.Info("command without effect", "index", index, "reason", ignored)
+		index = 0 // it was so already
 	}
 	raw, err := json.Marshal(control.NodeResult{Node: name, Index: index})
 	if err != nil {
