@@ -39,7 +39,7 @@ type member struct {
 
 const (
 	stopLimit  = 20 * time.Second // of a graceful stop
-	killLimit  = 5 * time.Second  // of the kernel's part of a SIGKILL
+	killLimit  = 10 * time.Second // of the kernel's part of a SIGKILL
 	hangLimit  = 2 * time.Second  // of the kernel's part of a SIGSTOP
 	socketPath = 107              // bytes that a control socket's path may have
 )

@@ -76,12 +76,11 @@ func (c *Cluster) configure(m *member) Table {
 		"node": Table{
 			"name": m.node.Name, "data_dir": m.dataDir(), "runtime_dir": m.runtimeDir(), "key_file": m.keyFile(),
 		},
-		"member":   c.memberTables(),
-		"vip":      c.vipTables(),
-		"timing":   Table{"profile": c.options.Profile},
-		"status":   Table{"listen": "127.0.0.1:7401"},
-		"watchdog": Table{"mode": "off"}, // this machine's watchdog is not the lab's to arm
-		"log":      Table{"level": "debug", "format": "text"},
+		"member": c.memberTables(),
+		"vip":    c.vipTables(),
+		"timing": Table{"profile": c.options.Profile},
+		"status": Table{"listen": "127.0.0.1:7401"},
+		"log":    Table{"level": "debug", "format": "text"},
 	}
 	if t := c.options.Timing; t.Beat != 0 {
 		cfg["timing"] = Table{"beat": t.Beat.String(), "promise": t.Promise.String(), "epsilon": t.Epsilon.String()}

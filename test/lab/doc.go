@@ -27,6 +27,22 @@
 //
 // # What is measured
 //
-// StartProbe documents gaps and doubles; RELIABILITY of the instrument is its
-// own test: deliberate double owners must be seen, single owners must not.
+// StartProbe says exactly what a gap and a double are. The instrument has
+// tests of its own: deliberate double owners must be seen, single owners and
+// clean moves must show none, each fault must break what it names and no more.
+//
+// # Use
+//
+//	l, err := lab.New(lab.Options{Gateways: 2, Witnesses: 1, Clients: 1})
+//	…
+//	l.Attach(t) // or defer l.Close()
+//	c, err := l.NewCluster(lab.ClusterOptions{Profile: "fast"})
+//	…
+//	err = c.Start()
+//	err = c.WaitReady(ctx)
+//	p, err := l.StartProbe(lab.ProbeOptions{})
+//	holder, err := p.WaitOwner(ctx, "")
+//	fault, err := c.KillWorker(holder)
+//	…
+//	report, err := p.Stop() // report.Longest, report.DoubleCount, report.Valid()
 package lab

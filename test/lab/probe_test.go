@@ -76,10 +76,10 @@ func TestProbeSingleOwner(t *testing.T) {
 			if len(r.Owners) != 1 || r.Owners[0].Node != "gw1" || r.Owners[0].Frames < r.Answered {
 				t.Errorf("owners %+v, want gw1 alone with at least %d frames", r.Owners, r.Answered)
 			}
-			if r.Sent < 900 || r.Answered < r.Sent-5 || r.Answered > r.Sent {
+			if r.Sent+r.Skipped < 900 || r.Answered < r.Sent-5 || r.Answered > r.Sent {
 				t.Errorf("sent %d, answered %d in a second", r.Sent, r.Answered)
 			}
-			if r.Longest.Duration() > 100*time.Millisecond {
+			if r.Longest.Duration() > r.LongestPause.Duration()+100*time.Millisecond {
 				t.Errorf("gap of %v with a steady owner", r.Longest.Duration())
 			}
 		})
@@ -130,16 +130,22 @@ func TestProbeSeesShortOverlap(t *testing.T) {
 			p := startProbe(t, l, f.vip)
 			waitOwner(t, p, "gw1")
 			measureFor(100 * time.Millisecond)
+			before := lab.Now()
 			own(t, l, "gw2", f.vip)
+			begun := lab.Now()
 			measureFor(30 * time.Millisecond)
+			ending := lab.Now()
 			disown(t, l, "gw1", f.vip)
+			after := lab.Now()
 			measureFor(100 * time.Millisecond)
 			r := stopProbe(t, p)
 			if r.DoubleCount != 1 || r.AnswerDoubleCount != 1 {
 				t.Fatalf("overlap of 30 ms: doubles %v, heard %v", r.Doubles, r.AnswerDoubles)
 			}
-			if d := r.Doubles[0].Duration(); d < 20*time.Millisecond || d > 120*time.Millisecond {
-				t.Errorf("overlap of 30 ms measured as %v", d)
+			const slack = int64(10 * time.Millisecond) // some questions are a millisecond apart, some late
+			d := r.Doubles[0]
+			if d.Start < before || d.Start > begun+slack || d.End < ending-slack || d.End > after {
+				t.Errorf("overlap measured as %d to %d, want %d..%d to %d..%d (ns)", d.Start, d.End, before, begun, ending, after)
 			}
 		})
 	}
