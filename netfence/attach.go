@@ -3,7 +3,6 @@ package netfence
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
@@ -98,19 +97,11 @@ func (f *Fence) dropEarlier(links []netlink.Link) error {
 	if f.pins == nil {
 		return errors.Join(errs...)
 	}
-	entries, err := os.ReadDir(filepath.Join(f.dir, linkDir))
-	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("list pinned links: %w", err))...)
-	}
-	for _, e := range entries {
-		if !f.holdsPin(e.Name()) {
-			errs = append(errs, os.Remove(filepath.Join(f.dir, linkDir, e.Name())))
-		}
-	}
+	errs = append(errs, dropLinks(filepath.Join(f.dir, linkDir), f.holdsPin))
 	old, err := f.pins.retired(f.dir)
 	errs = append(errs, err)
 	for _, d := range old {
-		errs = append(errs, os.RemoveAll(d))
+		errs = append(errs, removeRetired(d))
 	}
 	return errors.Join(errs...)
 }

@@ -142,6 +142,9 @@ func check(t testing.TB, err error) {
 }
 
 // emptyInstructions is a program that has no opinion.
-func emptyInstructions() asm.Instructions {
-	return asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
+func emptyInstructions() asm.Instructions { return constant(-1) }
+
+// constant is a program that always says the same.
+func constant(verdict int32) asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}
 }

@@ -204,6 +204,12 @@ func closeRetired(dir string) error {
 	return nil
 }
 
+// removeRetired detaches the links pinned in dir and removes it.
+func removeRetired(dir string) error {
+	err := dropLinks(filepath.Join(dir, linkDir), func(string) bool { return false })
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
 // remove deletes every pin of ours, and the mount when it is ours too.
 func (p *pins) remove() error {
 	dirs, err := p.retired("")
@@ -212,7 +218,7 @@ func (p *pins) remove() error {
 	}
 	var errs []error
 	for _, d := range append(dirs, filepath.Join(p.root, "new")) {
-		errs = append(errs, os.RemoveAll(d))
+		errs = append(errs, removeRetired(d))
 	}
 	if p.mounted || isOwnMount(p.root) {
 		if err := unix.Unmount(p.root, unix.MNT_DETACH); err != nil {

@@ -127,13 +127,49 @@ func (h *tcxHook) detach(l netlink.Link, d direction) error {
 
 // drop takes one link away, here and in the pin directory.
 func (h *tcxHook) drop(k hookKey) error {
-	var errs []error
+	var err error
 	if lk := h.links[k]; lk != nil {
-		errs = append(errs, lk.Close())
+		err = lk.Close()
 		delete(h.links, k)
 	}
-	if err := os.Remove(filepath.Join(h.dir, k.String())); err != nil && !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, fmt.Errorf("unpin tcx link: %w", err))
+	return errors.Join(err, dropLink(filepath.Join(h.dir, k.String())))
+}
+
+// dropLink detaches a pinned link and removes the pin. Without the detaching
+// the kernel would do it a moment later, when the last descriptor is gone.
+func dropLink(pin string) error {
+	lk, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open pinned tcx link: %w", err)
+	}
+	d, ok := lk.(interface{ Detach() error })
+	if ok {
+		err = d.Detach()
+	}
+	// A link of an interface that is gone is detached already.
+	if errors.Is(err, unix.ENOLINK) {
+		err = nil
+	}
+	return errors.Join(err, lk.Unpin(), lk.Close())
+}
+
+// dropLinks does so for every link pinned in dir that keep does not want.
+func dropLinks(dir string, keep func(name string) bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list pinned links: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !keep(e.Name()) {
+			errs = append(errs, dropLink(filepath.Join(dir, e.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }
