@@ -120,12 +120,14 @@ func TestEvidence(t *testing.T) {
 		t.Error("frames of another salt are no evidence")
 	}
 	// A frame in another place, as a payload may hold, is none.
-	d.write(1, 20480, buf[d.batches[3].offset:d.batches[3].offset+blockBytes])
-	buf = d.read(1)
-	sc = newScanner(buf, head, crc)
-	sc.offset, sc.number = d.batches[3].offset+blockBytes, 4
-	if _, ok := sc.evidence(); ok {
-		t.Error("a copied frame is no evidence")
+	b := d.batches[3]
+	moved := append([]byte(nil), buf...)
+	copy(moved[5*blockBytes:], buf[b.offset:b.offset+blockBytes])
+	clear(moved[b.offset : b.offset+blockBytes])
+	sc = newScanner(moved, head, crc)
+	sc.offset, sc.number = d.batches[2].offset, 2
+	if at, ok := sc.evidence(); ok {
+		t.Errorf("a copied frame at data byte %d is no evidence", at)
 	}
 	if !newScanner(make([]byte, minSegmentBytes), head, crc).untouched() {
 		t.Error("a segment of zeros was not touched")

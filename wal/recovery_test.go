@@ -110,7 +110,7 @@ func (d *disk) tag(index uint64, sector int64) {
 	d.flip(b.sequence, b.offset+sector*sectorBytes+sectorData)
 }
 
-// reseal writes the header of a segment anew, with another field.
+// reheader writes the header of a segment anew, with another field.
 func (d *disk) reheader(sequence uint64, change func(*header)) {
 	h, _, err := decodeHeader(d.read(sequence)[:headerBytes])
 	if err != nil {
@@ -141,6 +141,13 @@ func (d *disk) rebatch(index uint64, records []Record, change func(*place)) {
 func (d *disk) cutTail(index uint64) {
 	b := d.batches[index]
 	d.write(b.sequence, b.offset, make([]byte, int64(minSegmentBytes)-b.offset))
+}
+
+// unseal leaves the log of 20 as a crash does between the publishing of segment
+// 4 and the seal of segment 3.
+func (d *disk) unseal() {
+	d.cutTail(19)
+	d.write(3, 7*4096, make([]byte, 4096))
 }
 
 // Covers F3: each row damages a log of 20 entries in four segments in one way;
@@ -262,10 +269,11 @@ func TestRecovery(t *testing.T) {
 				d.write(3, 7*4096, make([]byte, 4096)) // seal
 				d.write(3, 6*4096, make([]byte, 4096)) // entry 18
 			}},
-		{name: "crash before the seal", verdict: Clean, last: 18, corrupt: func(d *disk) {
-			d.cutTail(19)
-			d.write(3, 7*4096, make([]byte, 4096))
-		}},
+		{name: "unused segment after another index", verdict: Corrupt, last: 18, why: "begins after index",
+			corrupt: func(d *disk) { d.unseal(); d.reheader(4, func(h *header) { h.base++ }) }},
+		{name: "unused segment with another batch", verdict: Corrupt, last: 18, why: "begins with batch",
+			corrupt: func(d *disk) { d.unseal(); d.reheader(4, func(h *header) { h.first++ }) }},
+		{name: "crash before the seal", verdict: Clean, last: 18, corrupt: func(d *disk) { d.unseal() }},
 		{name: "crash in the seal", verdict: TornTail, last: 18, corrupt: func(d *disk) {
 			d.cutTail(19)
 			d.write(3, 7*4096+1024, make([]byte, 512))
@@ -347,6 +355,11 @@ func (d *disk) checkGoesOn(verdict Verdict, last uint64, why string, size int) {
 	if !strings.Contains(rec.Why, why) || (rec.TornBytes > 0) != (verdict == TornTail) {
 		d.t.Errorf("why is %q, want %q; torn %d", rec.Why, why, rec.TornBytes)
 	}
+	// The repair is durable before anything else is: the next batch gets the
+	// tag of the one that was cut.
+	if v, err := Verify(d.mem.CrashClone(vfs.CrashOptions{}), d.opts.Dir); v.Verdict != Clean {
+		d.t.Errorf("power cut after the repair: %+v, %v", v, err)
+	}
 	d.fill(l, last+1, last+20, size)
 	mustClose(d.t, l)
 	l, rec, got = mustOpen(d.t, d.opts)
@@ -400,6 +413,95 @@ func TestRecoveryOfRecycledSegment(t *testing.T) {
 			if v.Verdict != want || v.LastIndex != at-1 {
 				t.Errorf("index %d of %d, sector %d: %v last %d, %v", at, index, sector, v.Verdict, v.LastIndex, err)
 			}
+		}
+	}
+}
+
+// Covers F3: two torn tails in a row at one place. The second batch has the tag
+// of the first, so sectors that the first left would pass for those it lacks.
+func TestTornAgain(t *testing.T) {
+	d := newDisk(t)
+	d.build(3, 9000) // three blocks
+	b := d.batches[3]
+	buf := d.read(b.sequence)
+	head, _, _ := decodeHeader(buf[:headerBytes])
+	old, _, _ := decodeFrame(buf[b.offset:], position(b.offset))
+	d.stale(3, 0)
+	l, rec, _ := mustOpen(t, d.opts)
+	mustClose(t, l)
+	if rec.Verdict != TornTail {
+		t.Fatalf("%+v", rec)
+	}
+	var e encoder
+	out, _ := e.encode([]Record{entry(4, 9000)}, place{
+		salt: head.salt, number: b.number, offset: b.offset, synced: b.offset, prev: uint32(old.term),
+	})
+	d.write(b.sequence, b.offset, out[:blockBytes+sectorBytes])
+	if v, err := Verify(d.mem, d.opts.Dir); v.Verdict != TornTail || v.LastIndex != 2 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+// Covers F3: before an unused segment only the seal can be torn, which is one
+// block; more was durable when the segment was made.
+func TestTornBeforeUnusedSegment(t *testing.T) {
+	for _, row := range []struct {
+		sectors int64
+		want    Verdict
+	}{{7, TornTail}, {9, Corrupt}} {
+		d := newDisk(t)
+		l := mustCreate(t, d.opts)
+		d.fill(l, 1, 2, 100)
+		d.fill(l, 3, 3, 20000) // does not fit: a segment of its own
+		mustClose(t, l)
+		seal := d.batches[2].offset + blockBytes
+		d.cutTail(3)
+		number := d.batches[2].number + 1
+		out := make([]byte, row.sectors*sectorBytes)
+		stripe(out, make([]byte, row.sectors*sectorData), tagOf(l.w.segments[0].head.salt, number))
+		d.write(1, seal, make([]byte, blockBytes))
+		d.write(1, seal, out)
+		d.stale1(1, seal)
+		if v, err := Verify(d.mem, d.opts.Dir); v.Verdict != row.want || v.LastIndex != 2 {
+			t.Errorf("%d sectors: %+v, %v", row.sectors, v, err)
+		}
+	}
+}
+
+// stale1 makes one sector one that was never written.
+func (d *disk) stale1(sequence uint64, offset int64) {
+	d.write(sequence, offset, make([]byte, sectorBytes))
+}
+
+// Before anything is read, it is synced: no decision rests on bytes that are not
+// on disk yet, and Reload shows what is.
+func TestOpenSyncsBeforeReading(t *testing.T) {
+	d := newDisk(t)
+	d.build(20, 100)
+	reloaded := map[string]bool{}
+	synced, reads := false, 0
+	opts := d.opts
+	opts.FS = vfs.Inject(d.mem, func(op vfs.Op) error {
+		switch op.Kind {
+		case vfs.OpSyncDir:
+			synced = true
+		case vfs.OpReload:
+			reloaded[op.Path] = true
+		case vfs.OpRead:
+			if reads++; !synced || !reloaded[op.Path] {
+				t.Errorf("%v before a sync", op)
+			}
+		}
+		return nil
+	})
+	s := survey{fsys: opts.FS, dir: opts.Dir, reload: true}
+	if err := s.run(); err != nil || reads < 4 {
+		t.Errorf("%d reads, %v", reads, err)
+	}
+	for _, kind := range []vfs.Kind{vfs.OpSyncDir, vfs.OpReload, vfs.OpRead, vfs.OpReadDir, vfs.OpOpen} {
+		opts.FS = vfs.Inject(d.mem, vfs.Nth(0, vfs.ErrInjected, func(op vfs.Op) bool { return op.Kind == kind }))
+		if _, _, err := Open(opts, nil); !errors.Is(err, vfs.ErrInjected) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("open with an error at %v: %v", kind, err)
 		}
 	}
 }
