@@ -57,6 +57,36 @@ func TestG8DeadlineCountsFromSend(t *testing.T) {
 	}
 }
 
+func TestG8MajorityBySize(t *testing.T) {
+	for size, need := range map[int]int{1: 1, 2: 2, 3: 2, 4: 3, 5: 3, 6: 4, 7: 4} {
+		h := NewHolder(1, incA, defaultTiming)
+		var voters []uint64
+		for v := range uint64(size) {
+			voters = append(voters, v+1)
+		}
+		h.SetVoters(1, voters)
+		begin(t, h, 5)
+		h.Request(at(0), 1)
+		for i, v := range voters {
+			h.Ack(v, ackOf(5, 1))
+			if _, ok := h.Window(0); ok != (i+1 >= need) {
+				t.Errorf("%d of %d voters: open is %v", i+1, size, ok)
+			}
+		}
+	}
+}
+
+// What a node acknowledged before it was a voter does not count later.
+func TestG6AckOfANonVoter(t *testing.T) {
+	h := newHolder()
+	begin(t, h, 5)
+	h.Request(at(0), 1)
+	h.Ack(nodeA, ackOf(5, 1))
+	h.Ack(9, ackOf(5, 1))
+	h.SetVoters(2, []uint64{nodeA, nodeB, 9})
+	wantWindow(t, h, 0)
+}
+
 func TestG8IgnoredAcks(t *testing.T) {
 	for _, tc := range []struct {
 		name string

@@ -9,7 +9,7 @@ import (
 // Never are two gates open at the same true instant: a fixed set of seeds.
 // Covers G1-G8 together.
 func TestModelOneGate(t *testing.T) {
-	seeds := uint64(600)
+	seeds := uint64(400)
 	if testing.Short() {
 		seeds = 100
 	}

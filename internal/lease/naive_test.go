@@ -16,7 +16,8 @@ type naiveVoter struct {
 	requests        []Request // authenticated, granted or not
 	assigned        []Standing
 	notes           []Note
-	promises        []Standing // all ever given; Until is the end
+	granted         []Standing // all ever given
+	promises        []Standing // those that no note ended; Until is the end
 	cloned          []uint64
 }
 
@@ -48,21 +49,24 @@ func (n *naiveVoter) request(now int64, r Request) (Ack, RefusalReason) {
 			return Ack{}, x.reason
 		}
 	}
-	// The worker goes on to a higher epoch: its older promises are for that
-	// one now, and end with it.
 	seq := uint64(0)
+	for _, s := range n.granted {
+		if s.Group == r.Group && s.Epoch == r.Epoch {
+			seq = max(seq, s.Sequence)
+		}
+	}
+	// The worker may have gone on to a higher epoch: its older promises are
+	// for that one now, and end with it.
 	for i, p := range n.promises {
 		if p.Group == r.Group && p.Node == r.Node && p.Incarnation == r.Incarnation {
-			if p.Epoch == r.Epoch {
-				seq = max(seq, p.Sequence)
-			}
 			n.promises[i].Epoch = r.Epoch
 		}
 	}
 	if seq == 0 || r.Sequence > seq {
 		seq = r.Sequence
-		n.promises = append(n.promises, Standing{Group: r.Group, Node: r.Node, Incarnation: r.Incarnation,
-			Epoch: r.Epoch, Sequence: r.Sequence, Until: now + n.promise})
+		s := Standing{Group: r.Group, Node: r.Node, Incarnation: r.Incarnation,
+			Epoch: r.Epoch, Sequence: r.Sequence, Until: now + n.promise}
+		n.granted, n.promises = append(n.granted, s), append(n.promises, s)
 	}
 	return Ack{Group: r.Group, Epoch: r.Epoch, Incarnation: r.Incarnation, Sequence: seq}, 0
 }
@@ -85,7 +89,7 @@ func (n *naiveVoter) belongsToAnother(r Request) bool {
 	other := func(s Standing) bool {
 		return s.Group == r.Group && s.Epoch == r.Epoch && (s.Node != r.Node || s.Incarnation != r.Incarnation)
 	}
-	return slices.ContainsFunc(n.assigned, other) || slices.ContainsFunc(n.promises, other)
+	return slices.ContainsFunc(n.assigned, other) || slices.ContainsFunc(n.granted, other)
 }
 
 func (n *naiveVoter) note(x Note) {
@@ -99,8 +103,8 @@ func (n *naiveVoter) note(x Note) {
 // The voter answers like the naive one, whatever comes in whatever order.
 func TestVoterAgainstNaive(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		now := int64(0)
-		v := NewVoter(now, promise, promise)
+		now := rapid.SampledFrom([]int64{0, int64(promise), int64(promise)}).Draw(t, "now")
+		v := NewVoter(0, promise, promise)
 		n := &naiveVoter{openAt: int64(promise), promise: int64(promise)}
 		node := rapid.Uint64Range(1, 3)
 		group := rapid.Uint16Range(0, 1)
@@ -116,22 +120,23 @@ func TestVoterAgainstNaive(t *testing.T) {
 			}
 			return e%3 + 1, e%2 + 1
 		}
+		request := func(t *rapid.T) {
+			g := group.Draw(t, "group")
+			e := epoch(t, g)
+			id, inc := worker(e)
+			r := Request{Node: id, Incarnation: inc, Group: g, Epoch: e,
+				Config: rapid.SampledFrom([]uint64{5, 5, 5, 5, 4}).Draw(t, "config"), Sequence: rapid.Uint64Range(1, 12).Draw(t, "seq")}
+			ack, refused := v.Request(now, r)
+			wantAck, reason := n.request(now, r)
+			if (refused == nil) != (reason == 0) || refused != nil && refused.Reason != reason || ack != wantAck {
+				t.Fatalf("at %d %+v: got %+v %+v, naive %+v %v", now, r, ack, refused, wantAck, reason)
+			}
+			if refused != nil && refused.Highest != n.highest(r.Group) {
+				t.Fatalf("%+v names %d as highest, naive %d", r, refused.Highest, n.highest(r.Group))
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
-			"request": func(t *rapid.T) {
-				g := group.Draw(t, "group")
-				e := epoch(t, g)
-				id, inc := worker(e)
-				r := Request{Node: id, Incarnation: inc, Group: g, Epoch: e,
-					Config: rapid.Uint64Range(3, 6).Draw(t, "config"), Sequence: rapid.Uint64Range(1, 40).Draw(t, "seq")}
-				ack, refused := v.Request(now, r)
-				wantAck, reason := n.request(now, r)
-				if (refused == nil) != (reason == 0) || refused != nil && refused.Reason != reason || ack != wantAck {
-					t.Fatalf("at %d %+v: got %+v %+v, naive %+v %v", now, r, ack, refused, wantAck, reason)
-				}
-				if refused != nil && refused.Highest != n.highest(r.Group) {
-					t.Fatalf("%+v names %d as highest, naive %d", r, refused.Highest, n.highest(r.Group))
-				}
-			},
+			"request": request, "request again": request, "and again": request, // most of what happens
 			"wait": func(t *rapid.T) { now += rapid.Int64Range(0, int64(promise)/2).Draw(t, "wait") },
 			"note": func(t *rapid.T) {
 				g := group.Draw(t, "group")
@@ -154,11 +159,11 @@ func TestVoterAgainstNaive(t *testing.T) {
 				n.assigned = append(n.assigned, Standing{Group: g, Epoch: e, Node: id, Incarnation: inc})
 			},
 			"settings": func(t *rapid.T) {
-				n.abstains = rapid.IntRange(0, 4).Draw(t, "abstain") == 0
+				n.abstains = rapid.IntRange(0, 9).Draw(t, "abstain") == 0
 				v.SetVoting(!n.abstains)
 				n.config = max(n.config, rapid.Uint64Range(0, 5).Draw(t, "config"))
 				v.AppliedConfig(n.config)
-				id, cloned := node.Draw(t, "node"), rapid.IntRange(0, 3).Draw(t, "cloned") == 0
+				id, cloned := node.Draw(t, "node"), rapid.IntRange(0, 9).Draw(t, "cloned") == 0
 				v.SetCloned(id, cloned)
 				n.cloned = slices.DeleteFunc(n.cloned, func(c uint64) bool { return c == id })
 				if cloned {
@@ -226,13 +231,15 @@ func TestHolderAgainstNaive(t *testing.T) {
 				h.Request(now, seq)
 				sent[seq] = now
 			},
-			"ack": func(t *rapid.T) {
-				from := rapid.Uint64Range(1, 9).Draw(t, "from")
-				s := rapid.Uint64Range(0, seq+1).Draw(t, "seq")
-				h.Ack(from, ackOf(5, s))
-				member := slices.ContainsFunc(halves, func(x []uint64) bool { return slices.Contains(x, from) })
-				if at, ok := sent[s]; ok && member {
-					acks[from] = append(acks[from], at)
+			"acks": func(t *rapid.T) {
+				for range rapid.IntRange(1, 5).Draw(t, "acks") {
+					from := rapid.Uint64Range(1, 8).Draw(t, "from")
+					s := rapid.Uint64Range(seq-min(seq, 6), seq+1).Draw(t, "seq")
+					h.Ack(from, ackOf(5, s))
+					member := slices.ContainsFunc(halves, func(x []uint64) bool { return slices.Contains(x, from) })
+					if at, ok := sent[s]; ok && member {
+						acks[from] = append(acks[from], at)
+					}
 				}
 			},
 			"voters": func(t *rapid.T) {

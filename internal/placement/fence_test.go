@@ -86,7 +86,7 @@ func TestA6FirstBatchOfANewLeader(t *testing.T) {
 	r := newRig(t)
 	r.tr.Leading(r.now, false)
 	r.holds(gw2, 101)
-	r.beats[gw1].Applied, r.beats[gw2].Applied = 50, 50 // not caught up
+	r.commit = 200 // nobody has caught up
 	for _, n := range []uint64{gw1, gw2, w1} {
 		r.member(n, func(m *Member) { m.Fenced = true })
 	}
@@ -101,7 +101,7 @@ func TestA6FirstBatchOfANewLeader(t *testing.T) {
 	r = newRig(t)
 	r.tr.Leading(r.now, false)
 	r.holds(gw1, 101)
-	r.beats[gw2].Applied = 50
+	r.commit = 200 // gw2 has not caught up
 	r.member(gw2, func(m *Member) { m.Fenced = true })
 	r.tr.Leading(r.now, true)
 	r.beat()

@@ -119,6 +119,21 @@ func TestA1NotesOfOthersMoveNothing(t *testing.T) {
 	r.quiet(time.Second)
 }
 
+// What another incarnation said of an epoch does not count for the one named.
+func TestA1NamedIncarnationOnly(t *testing.T) {
+	r := newRig(t)
+	r.say(gw2, Declined, 101)
+	r.beat()
+	r.now += int64(ms)
+	r.view = GroupView{Epoch: 101, Node: gw2, Incarnation: 21} // seen by the leader before
+	r.tr.Applied(r.now, Assignment{Epoch: 101, Node: gw2, Incarnation: 21})
+	r.want(nil, r.decide())
+	r.beat() // still the other one: the named incarnation is gone
+	r.now += int64(ms)
+	r.beat()
+	r.wantAssign(r.decide(), gw1, CauseWorkerDied)
+}
+
 // A late beat of the worker before does not pass for a restart.
 func TestA1LateBeatOfTheReplacedWorker(t *testing.T) {
 	r := newRig(t)
