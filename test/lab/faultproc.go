@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -283,16 +285,16 @@ func (c *Cluster) forgetKernel(m *member) error {
 	return c.deleteVIPs(m.node.Name)
 }
 
+// deleteVIPs removes the floating addresses with whatever prefix length they
+// have: a member may set them as host addresses.
 func (c *Cluster) deleteVIPs(node string) error {
+	h, err := c.lab.Netlink(node)
+	if err != nil {
+		return err
+	}
 	for _, v := range c.options.VIPs {
-		nics, err := c.lab.linksWith(node, v.Prefix.Addr())
-		if err != nil {
+		if err := c.lab.removeAddress(node, v.Prefix.Addr()); err != nil {
 			return err
-		}
-		for _, nic := range nics {
-			if err := c.lab.DelAddress(node, nic, v.Prefix); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
