@@ -215,6 +215,14 @@ func TestRecovery(t *testing.T) {
 				d.stale(19, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 				d.inBatch(20, 4) // but the frame of its record is right
 			}},
+		{name: "earlier batch gone and all frames after it damaged", verdict: Corrupt, last: 17, why: "is gone, but the sector",
+			corrupt: func(d *disk) {
+				d.cutTail(19)
+				d.stale(18, 0, 1, 2, 3, 4, 5, 6, 7)
+				d.flip(3, 7*4096+4)  // seal: frame of the batch
+				d.flip(3, 7*4096+52) // and of its record
+				d.remove(4)
+			}},
 		{name: "earlier batch: payload damaged", corrupt: func(d *disk) { d.inBatch(19, 120) },
 			verdict: Corrupt, last: 18},
 		{name: "earlier batch: frame damaged", corrupt: func(d *disk) { d.inBatch(19, 1) },

@@ -150,9 +150,8 @@ func (s *scanner) decode(head frame, size int64) ([]Record, string) {
 func (s *scanner) unheaded() *ending {
 	last := s.lastTagged()
 	if last < 0 {
-		if at, ok := s.evidence(); ok {
-			return corrupt("batch %d is gone, but the frame at data byte %d was written after it was durable",
-				s.number, at)
+		if proof := s.proof(); proof != "" {
+			return corrupt("batch %d is gone, but %s was written after it was durable", s.number, proof)
 		}
 		return &ending{verdict: Clean, why: "end of log"}
 	}
@@ -181,8 +180,8 @@ func (s *scanner) badHead() *ending {
 // torn is the verdict on a batch that lacks a sector, unless something proves
 // that it was durable.
 func (s *scanner) torn(size int64, why string) *ending {
-	if at, ok := s.evidence(); ok {
-		return corrupt("%s, but the frame at data byte %d was written after it was durable", why, at)
+	if proof := s.proof(); proof != "" {
+		return corrupt("%s, but %s was written after it was durable", why, proof)
 	}
 	if last := s.lastTagged(); last >= 0 {
 		size = min(size, last+sectorBytes-s.offset)
@@ -199,6 +198,39 @@ func (s *scanner) lastTagged() int64 {
 		}
 	}
 	return -1
+}
+
+// proof names something that was written when the next batch was durable, "" if
+// there is nothing.
+func (s *scanner) proof() string {
+	if at, ok := s.evidence(); ok {
+		return fmt.Sprintf("the frame at data byte %d", at)
+	}
+	if at, ok := s.laterTag(); ok {
+		return fmt.Sprintf("the sector at %d", at)
+	}
+	return ""
+}
+
+// laterTags is how many numbers after the next batch laterTag looks for. A batch
+// is written after the sync of the one before, so one tag would do, were there
+// not the stale tags of a recycled file: of its 4096 blocks of random tags, one
+// passes for one of 16 numbers in 1 of 65000 recoveries.
+const laterTags = 16
+
+// laterTag looks for a sector of a later batch: its frames may be damaged, so
+// that evidence sees nothing of it.
+func (s *scanner) laterTag() (at int64, ok bool) {
+	later := make(map[uint32]bool, laterTags)
+	for n := uint64(1); n <= laterTags; n++ {
+		later[tagOf(s.head.salt, s.number+n)] = true
+	}
+	for at := s.offset; at < int64(len(s.buf)); at += sectorBytes {
+		if tag := sectorTag(s.buf, at); tag != 0 && later[tag] {
+			return at, true
+		}
+	}
+	return 0, false
 }
 
 // evidence looks for a frame of this segment that was written when the bytes at
@@ -229,9 +261,5 @@ func (s *scanner) evidence() (at int64, ok bool) {
 
 // untouched tells whether nothing was ever written after the header.
 func (s *scanner) untouched() bool {
-	if s.lastTagged() >= 0 {
-		return false
-	}
-	_, found := s.evidence()
-	return !found
+	return s.lastTagged() < 0 && s.proof() == ""
 }
