@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -288,10 +286,6 @@ func (c *Cluster) forgetKernel(m *member) error {
 // deleteVIPs removes the floating addresses with whatever prefix length they
 // have: a member may set them as host addresses.
 func (c *Cluster) deleteVIPs(node string) error {
-	h, err := c.lab.Netlink(node)
-	if err != nil {
-		return err
-	}
 	for _, v := range c.options.VIPs {
 		if err := c.lab.removeAddress(node, v.Prefix.Addr()); err != nil {
 			return err

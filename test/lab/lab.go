@@ -306,33 +306,51 @@ func (l *Lab) DelAddress(node, nic string, p netip.Prefix) error {
 
 // HasAddress reports whether any interface of a node has the address.
 func (l *Lab) HasAddress(node string, a netip.Addr) (bool, error) {
-	nics, err := l.linksWith(node, a)
-	return len(nics) > 0, err
+	found := false
+	err := l.eachAddress(node, a, func(netlink.Link, *netlink.Addr) error {
+		found = true
+		return nil
+	})
+	return found, err
 }
 
-// linksWith returns the interfaces of a node that have the address.
-func (l *Lab) linksWith(node string, a netip.Addr) ([]string, error) {
+// removeAddress removes an address from every interface of a node, whatever
+// its prefix length there. Somebody else may remove it at the same time.
+func (l *Lab) removeAddress(node string, a netip.Addr) error {
+	return l.eachAddress(node, a, func(link netlink.Link, addr *netlink.Addr) error {
+		err := l.handles[node].AddrDel(link, addr)
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return nil
+		}
+		return err
+	})
+}
+
+// eachAddress calls fn for every place where a node has the address.
+func (l *Lab) eachAddress(node string, a netip.Addr, fn func(netlink.Link, *netlink.Addr) error) error {
 	h, err := l.Netlink(node)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	links, err := h.LinkList()
 	if err != nil {
-		return nil, fmt.Errorf("list links of %s: %w", node, err)
+		return fmt.Errorf("list links of %s: %w", node, err)
 	}
-	var found []string
 	for _, link := range links {
 		addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
 		if err != nil {
-			return nil, fmt.Errorf("list addresses of %s: %w", node, err)
+			return fmt.Errorf("list addresses of %s: %w", node, err)
 		}
 		for _, x := range addrs {
-			if ip, ok := netip.AddrFromSlice(x.IP); ok && ip.Unmap() == a {
-				found = append(found, link.Attrs().Name)
+			if ip, ok := netip.AddrFromSlice(x.IP); !ok || ip.Unmap() != a {
+				continue
+			}
+			if err := fn(link, &x); err != nil {
+				return fmt.Errorf("address %v on %s/%s: %w", a, node, link.Attrs().Name, err)
 			}
 		}
 	}
-	return found, nil
+	return nil
 }
 
 func (l *Lab) onLink(node, nic string, fn func(*netlink.Handle, netlink.Link) error) error {
