@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"log/slog"
+	"os"
+	"runtime"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 )
@@ -18,4 +20,13 @@ func newLogger(w io.Writer, c config.Log, process string) (*slog.Logger, *slog.L
 		handler = slog.NewTextHandler(w, options)
 	}
 	return slog.New(handler).With("process", process), level
+}
+
+// oneProcessor makes a daemon run its goroutines on one CPU at a time. It wakes
+// a hundred times a second for some microseconds; handing each piece of that
+// to another CPU costs more than the work itself. GOMAXPROCS overrides.
+func oneProcessor() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }

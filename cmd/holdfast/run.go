@@ -20,6 +20,7 @@ func (c *runCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	oneProcessor()
 	logger, _ := newLogger(a.stderr, parsed.Log, "guard")
 	for _, w := range parsed.Warnings() {
 		logger.Warn(w)

@@ -21,6 +21,7 @@ func (c *workerCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	oneProcessor()
 	logger, level := newLogger(a.stderr, parsed.Log, "worker")
 	err = node.Run(a.ctx, node.Options{
 		Config: parsed, Source: c.Source, Incarnation: c.Incarnation, GateFiles: c.GateFiles, GateMode: c.GateMode,

@@ -20,9 +20,8 @@ type life struct {
 	cmd       *exec.Cmd
 	conn      *conn
 	testament *Testament
-	lastBeat  int64 // boottime, ns
-	beaten    bool
-	stopping  bool // the worker said that it exits on purpose
+	pulse     *pulse
+	since     int64 // boottime before which silence does not count
 	stopBy    int64
 	exited    chan error
 	messages  chan message
@@ -58,25 +57,31 @@ func (g *guard) start() (*life, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hand over gate: %w", err)
 	}
+	defer closeFiles(files)
 	ours, theirs, err := pair()
-	inherited := append([]*os.File{theirs}, files...)
-	defer closeFiles(inherited)
 	if err != nil {
 		return nil, err
 	}
+	defer theirs.Close()
+	heart, heartFile, err := newPulse()
+	if err != nil {
+		ours.close()
+		return nil, err
+	}
+	defer heartFile.Close()
 	args := append(append([]string(nil), g.Command[1:]...),
 		"--incarnation", strconv.FormatUint(inc, 10), "--gate-files", strconv.Itoa(len(files)))
 	cmd := exec.Command(g.Command[0], args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = inherited
+	cmd.ExtraFiles = append([]*os.File{theirs, heartFile}, files...) // LinkFD, pulseFD, GateFD
 	// A group of its own, so that hooks die with it.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		ours.close()
+		closeLife(ours, heart)
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	l := &life{
-		g: g, cmd: cmd, conn: ours, lastBeat: clock.Boottime(),
+		g: g, cmd: cmd, conn: ours, pulse: heart, since: clock.Boottime(),
 		exited: make(chan error, 1), messages: make(chan message, 64),
 	}
 	if err := writePid(filepath.Join(g.RuntimeDir, workerPidFile), cmd.Process.Pid); err != nil {
@@ -90,10 +95,13 @@ func (g *guard) start() (*life, error) {
 
 func closeFiles(files []*os.File) {
 	for _, f := range files {
-		if f != nil {
-			_ = f.Close() // the worker has its own copies
-		}
+		_ = f.Close() // the worker has its own copies
 	}
+}
+
+func closeLife(c *conn, p *pulse) {
+	_ = c.close()
+	_ = p.close()
 }
 
 // waitDataDir waits until no process holds the data directory (G7).
@@ -123,12 +131,11 @@ func (l *life) read() {
 
 // watch returns when the worker has exited, hangs, or took too long to stop.
 func (l *life) watch(ctx context.Context) error {
-	interval := 20 * time.Millisecond
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	verify := time.NewTicker(time.Second)
 	defer verify.Stop()
-	last := clock.Boottime()
+	wake := clock.Boottime() // when the timer is to fire
 	done := ctx.Done()
 	messages := l.messages
 	for {
@@ -154,27 +161,52 @@ func (l *life) watch(ctx context.Context) error {
 			}
 		case <-verify.C:
 			l.verifyGate()
-		case <-tick.C:
+		case <-timer.C:
 			now := clock.Boottime()
-			// A guard that was itself late judges nobody: what the worker
-			// sent meanwhile is still in the queue.
-			if now-last > 3*int64(interval) {
-				l.lastBeat = now
+			// A guard that was itself late judges nobody: both may have been
+			// stopped together.
+			if now-wake > int64(lateLimit) {
+				l.since = now
 			}
-			last = now
 			if err := l.overdue(now); err != nil {
 				return err
 			}
+			wake = l.nextCheck(now)
+			timer.Reset(time.Duration(wake - now))
 		}
 	}
 }
 
-func (l *life) overdue(now int64) error {
-	limit := l.g.StartLimit
-	if l.beaten && l.testament != nil {
-		limit = l.testament.HangLimit
+// lateLimit is how late the guard's own timer may fire before the guard counts
+// as late itself.
+const lateLimit = 40 * time.Millisecond
+
+// limit is the longest time without a beat at this stage of the worker's life.
+func (l *life) limit() time.Duration {
+	if l.pulse.last() != 0 && l.testament != nil {
+		return l.testament.HangLimit
 	}
-	if silent := time.Duration(now - l.lastBeat); silent > limit {
+	return l.g.StartLimit
+}
+
+// lastBeat is the instant from which the present silence counts.
+func (l *life) lastBeat() int64 { return max(l.pulse.last(), l.since) }
+
+// maxCheck is the longest pause between two looks at the worker.
+const maxCheck = 250 * time.Millisecond
+
+// nextCheck is the first instant at which the worker could be overdue.
+func (l *life) nextCheck(now int64) int64 {
+	next := min(l.lastBeat()+int64(l.limit())+1, now+int64(maxCheck))
+	if l.stopBy != 0 {
+		next = min(next, l.stopBy+1)
+	}
+	return max(next, now+int64(time.Millisecond))
+}
+
+func (l *life) overdue(now int64) error {
+	limit := l.limit()
+	if silent := time.Duration(now - l.lastBeat()); silent > limit {
 		return fmt.Errorf("%w: silent for %v, limit %v", errHung, silent, limit)
 	}
 	if l.stopBy != 0 && now > l.stopBy {
@@ -185,15 +217,11 @@ func (l *life) overdue(now int64) error {
 
 func (l *life) handle(m message) {
 	switch m.Kind {
-	case kindBeat:
-		l.lastBeat, l.beaten = clock.Boottime(), true
 	case kindTestify:
 		if m.Testament == nil {
 			return
 		}
 		l.testament = m.Testament
-		// Kept beyond this life: a guard that starts the next worker removes
-		// the addresses of the last configuration too.
 		if err := l.conn.send(message{Kind: kindAck}); err != nil {
 			l.g.log.Warn("testament not acknowledged", "error", err)
 		}
@@ -206,7 +234,7 @@ func (l *life) handle(m message) {
 			l.g.OnReady()
 		}
 	case kindStopping:
-		l.stopping = true
+		l.g.log.Info("worker stops on purpose")
 	}
 }
 
@@ -271,7 +299,7 @@ func (l *life) bury() error {
 		}
 	}
 	<-l.exited // reaped (G7)
-	l.conn.close()
+	closeLife(l.conn, l.pulse)
 	for range l.messages { //nolint:revive // drained until its reader ends
 	}
 	if err := os.Remove(filepath.Join(g.RuntimeDir, workerPidFile)); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -14,6 +14,7 @@ import (
 // release and exit.
 type Link struct {
 	conn   *conn
+	pulse  *pulse
 	events chan Event
 }
 
@@ -41,18 +42,30 @@ const (
 	GateState
 )
 
-// LinkFD is the descriptor at which a worker finds its end of the connection;
-// the files of Gate.Files follow from LinkFD+1 on.
-const LinkFD = 3
+// LinkFD is the descriptor at which a worker finds its end of the connection,
+// pulseFD that of the shared memory of its heartbeat. The files of the gate
+// follow from GateFD on.
+const (
+	LinkFD  = 3
+	pulseFD = 4
+	GateFD  = 5
+)
 
-// NewLink takes over the inherited descriptor fd, the worker's end. It starts
-// one goroutine, which ends when the guard does or Close is called.
-func NewLink(fd int) (*Link, error) {
-	unix.CloseOnExec(fd)
-	if err := unix.SetNonblock(fd, true); err != nil {
+// NewLink takes over the inherited descriptors of a worker. It starts one
+// goroutine, which ends when the guard does or Close is called.
+func NewLink() (*Link, error) {
+	unix.CloseOnExec(LinkFD)
+	if err := unix.SetNonblock(LinkFD, true); err != nil {
 		return nil, fmt.Errorf("take over guard connection: %w", err)
 	}
-	l := &Link{conn: &conn{file: os.NewFile(uintptr(fd), "guard")}, events: make(chan Event, 16)}
+	p, err := mapPulse(pulseFD)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Close(pulseFD); err != nil {
+		return nil, fmt.Errorf("close pulse: %w", err)
+	}
+	l := &Link{conn: &conn{file: os.NewFile(LinkFD, "guard")}, pulse: p, events: make(chan Event, 16)}
 	go l.read()
 	return l, nil
 }
@@ -82,14 +95,8 @@ func (l *Link) read() {
 }
 
 // Beat tells the guard that the loop turns. It is to be called from that very
-// loop, about five times a hang limit. A guard that does not read (stopped,
-// or on its way out) is no reason to stop: its death is seen on Events.
-func (l *Link) Beat() error {
-	if err := l.conn.send(message{Kind: kindBeat}); err != nil && !errors.Is(err, errBusy) {
-		return err
-	}
-	return nil
-}
+// loop, at least five times a hang limit. It costs one store.
+func (l *Link) Beat() { l.pulse.beat() }
 
 // Testify hands the testament to the guard; Acknowledged follows on Events.
 func (l *Link) Testify(t Testament) error {
@@ -105,8 +112,8 @@ func (l *Link) Ready() error { return l.conn.send(message{Kind: kindReady}) }
 // Stopping tells the guard that the exit that follows is on purpose.
 func (l *Link) Stopping() error { return l.conn.send(message{Kind: kindStopping}) }
 
-// Close ends the connection.
-func (l *Link) Close() error { return l.conn.close() }
+// Close ends the connection. Beat must not be called any more.
+func (l *Link) Close() error { return errors.Join(l.conn.close(), l.pulse.close()) }
 
 // HangLimit returns the default time without a beat after which a worker
 // counts as hung: half a promise, at least 100 ms (default profile 250 ms,

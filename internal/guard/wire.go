@@ -24,7 +24,6 @@ const maxPacket = 64 << 10
 type kind string
 
 const (
-	kindBeat     kind = "beat"     // worker: the loop turns
 	kindTestify  kind = "testify"  // worker: testament for its death, asks for an acknowledgement
 	kindReady    kind = "ready"    // worker: serving
 	kindStopping kind = "stopping" // worker: about to exit on purpose

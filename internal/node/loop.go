@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/guard"
@@ -91,12 +90,7 @@ func (w *worker) turn(now int64) {
 		w.stalled(now, stall)
 	}
 	w.lastTurn = now
-	if now >= w.nextGuardBeat {
-		w.nextGuardBeat = now + int64(w.hangLimit/5)
-		if err := w.link.Beat(); err != nil {
-			w.fail(fmt.Errorf("beat to guard: %w", err))
-		}
-	}
+	w.link.Beat()
 	w.found(now)
 	if w.raft != nil {
 		w.raftTurn(now)
@@ -141,7 +135,7 @@ func (w *worker) stalled(now int64, d time.Duration) {
 
 // nextWake is how long the loop may sleep.
 func (w *worker) nextWake(now int64) time.Duration {
-	next := w.nextGuardBeat
+	next := now + int64(w.hangLimit/5) // so often the guard wants to know that the loop turns
 	earlier := func(t int64) {
 		if t != 0 && t < next {
 			next = t

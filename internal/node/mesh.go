@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/lease"
 	"github.com/holdfast-ha/holdfast/internal/transport"
@@ -24,6 +25,10 @@ const clusterSize = 16
 // of another cluster or of an incarnation that is over are dropped (F1a, E2).
 const raftHeader = clusterSize + 8
 
+// pingInterval is the distance of the pings that measure round trips; beats
+// tell much sooner when a member is gone.
+const pingInterval = 300 * time.Millisecond
+
 func (w *worker) openMesh() error {
 	members := make([]transport.Member, 0, len(w.cfg.Members))
 	for _, m := range w.cfg.Members {
@@ -32,7 +37,7 @@ func (w *worker) openMesh() error {
 	var err error
 	w.mesh, err = transport.New(transport.Config{
 		Self: w.selfName, Key: w.key, Members: members, Hello: w.hello, Handler: inlet{w},
-		NoteSize: lease.NoteSize, Logger: w.log,
+		NoteSize: lease.NoteSize, Logger: w.log, PingInterval: pingInterval,
 	})
 	if err != nil {
 		return err

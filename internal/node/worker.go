@@ -40,7 +40,7 @@ type Options struct {
 	// Source is the file that a reload reads; Config came from a copy of it.
 	Source      string
 	Incarnation uint64
-	// GateFiles is how many descriptors of gate maps follow guard.LinkFD.
+	// GateFiles is how many descriptors of gate maps are inherited, from guard.GateFD on.
 	GateFiles int
 	GateMode  string
 	Version   string
@@ -108,7 +108,7 @@ type worker struct {
 	gateMode  string
 
 	sequence                uint64
-	nextBeat, nextGuardBeat int64
+	nextBeat                int64
 	nextReport, nextLatency int64
 	shortenAt               int64 // when a shorter promise may be stored (G2), 0 = not
 	beatNow                 bool
@@ -173,7 +173,7 @@ func Run(ctx context.Context, o Options) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	w.stopCtx, w.gateFiles, w.gateMode = run, o.GateFiles, o.GateMode
-	link, err := guard.NewLink(guard.LinkFD)
+	link, err := guard.NewLink()
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (w *worker) takeGate() error {
 	}
 	var files []*os.File
 	for i := range w.gateFiles {
-		files = append(files, os.NewFile(uintptr(guard.LinkFD+1+i), "gate"))
+		files = append(files, os.NewFile(uintptr(guard.GateFD+i), "gate"))
 	}
 	gate, err := netfence.OpenGate(files)
 	for _, f := range files {
