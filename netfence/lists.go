@@ -161,14 +161,13 @@ func (t *tables) block(list []Blocked) error {
 // setBlockedMACs keeps MACs that stay in their slots, so that a MAC is never
 // missed because it is being moved.
 func (t *tables) setBlockedMACs(macs map[uint64]uint64) {
-	const slotSize = 16
 	left := make(map[uint64]uint64, len(macs))
 	for m, n := range macs {
 		left[m] = n
 	}
 	var free []uintptr
 	for i := range uintptr(maxBlockedMACs) {
-		off := offBlockedMACs + i*slotSize
+		off := offBlockedMACs + i*blockedMACSize
 		m := t.filter.load(off)
 		if n, ok := left[m]; ok {
 			t.filter.update(off+8, n)

@@ -61,6 +61,8 @@ const (
 	offForward     = unsafe.Offsetof(bpf.GateFilterData{}.Forward)
 	offBlockedMACs = unsafe.Offsetof(bpf.GateFilterData{}.BlockedMacs)
 
+	blockedMACSize = unsafe.Sizeof(bpf.GateBlockedMac{})
+
 	gateSize        = unsafe.Sizeof(bpf.GateGateValue{})
 	gateDeadline    = unsafe.Offsetof(bpf.GateGateValue{}.Deadline)
 	gateIncarnation = unsafe.Offsetof(bpf.GateGateValue{}.Incarnation)
