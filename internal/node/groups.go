@@ -195,7 +195,7 @@ func (w *worker) closeGate(g *group) {
 // sendRelease signs and spreads the note (G5); the gate was closed and read
 // back a NoteDelay ago.
 func (w *worker) sendRelease(now int64, g *group, epoch uint64) {
-	if w.exit != nil {
+	if w.exitError() != nil {
 		return // the gate could not be closed: nothing may say that it was
 	}
 	if e, ok := w.holder.Release(g.id); !ok || e != epoch {

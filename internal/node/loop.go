@@ -55,6 +55,7 @@ func (w *worker) loop(ctx context.Context) error {
 			if !ok {
 				// The guard is gone: nobody would close for us (DESIGN 2).
 				w.releaseAll(w.clk.Boottime(), "guard gone")
+				w.sayOver()
 				return w.finish(errGuardGone)
 			}
 			w.guardEvent(w.clk.Boottime(), e)

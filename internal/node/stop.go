@@ -3,6 +3,7 @@ package node
 import (
 	"time"
 
+	"github.com/holdfast-ha/holdfast/internal/lease"
 	"github.com/holdfast-ha/holdfast/internal/tenure"
 )
 
@@ -145,6 +146,24 @@ func (w *worker) exitWith(err error) {
 func (w *worker) finish(err error) error {
 	if err == nil {
 		w.releaseAll(w.clk.Boottime(), "exit")
+		w.sayOver()
 	}
 	return err
+}
+
+// sayOver ends this incarnation in its own name (G5): every gate was closed and
+// read back, and the loop that could open one has ended. With
+// it the others need not wait for the silence of a leader that is gone.
+func (w *worker) sayOver() {
+	if w.raft == nil || w.exitError() != nil {
+		return
+	}
+	time.Sleep(tenure.NoteDelay) // counted from the last close, whichever it was
+	over := w.overNote()
+	w.mesh.SendNote(over[:])
+}
+
+// overNote is the note that ends everything of this incarnation.
+func (w *worker) overNote() [lease.NoteSize]byte {
+	return lease.Note{Kind: lease.Over, Cluster: w.notes.cluster, Node: w.rid, Incarnation: w.inc}.Sign(w.key)
 }

@@ -358,7 +358,7 @@ func hooksOf(c *config.Config) []hooks.Hook {
 // testify hands the guard what it needs to speak for this worker after its
 // death (G5). Requests wait for its acknowledgement.
 func (w *worker) testify() {
-	over := lease.Note{Kind: lease.Over, Cluster: w.notes.cluster, Node: w.rid, Incarnation: w.inc}.Sign(w.key)
+	over := w.overNote()
 	t := guard.Testament{Over: over[:], HangLimit: w.hangLimit}
 	for _, p := range w.peers {
 		t.Targets = append(t.Targets, p.member.Addresses...)
