@@ -4,8 +4,8 @@
 //
 // It is a library: the end-to-end tests, `make demo`, `make bench` and the
 // chaos runs are programs on top of it. It imports no package of the product
-// and reads only what a user can read (the control socket, the command line),
-// so that a fault of the product cannot hide in it.
+// but the boot clock, and reads only what a user can read (the control socket,
+// the command line), so that a fault of the product cannot hide in it.
 //
 // # Network
 //
