@@ -97,7 +97,7 @@ func walResult(a *app, dir string, r wal.Recovery, err error, listed bool) error
 	}
 	if damaged {
 		return &commandError{code: exitIntegrity, err: err,
-			hint: "keep the directory as evidence; the daemon sets it aside by itself and fills a new one from the others"}
+			hint: "keep the directory as evidence; the other members keep the cluster alive without this node"}
 	}
 	return nil
 }

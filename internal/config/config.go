@@ -21,7 +21,7 @@ const (
 	FileBytesMax       = 1 << 20
 	MembersMax         = 15 // an odd number: raft majorities beyond 15 cost more than they give
 	VIPsMax            = 64
-	GroupsMax          = 32
+	GroupsMax          = 8 // a beat has room for so many
 	HooksMax           = 64
 	BucketsMax         = 64
 	AddressesMax       = 4  // paths of one member

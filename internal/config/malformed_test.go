@@ -241,7 +241,7 @@ func TestLimitsOfLists(t *testing.T) {
 	}
 	expect(t, base+vips.String(), []expected{{26 + 3*63 + 1, "vip", "66 of them"}})
 	expect(t, base+hooks.String(), []expected{{26 + 3*64 + 1, "hook", "65 of them"}})
-	expect(t, base+groups.String(), []expected{{26 + 4*32, "vip.group", "more than 32 groups"}})
+	expect(t, base+groups.String(), []expected{{26 + 4*GroupsMax, "vip.group", "more than 8 groups"}})
 }
 
 func TestLongListOfProblemsIsCut(t *testing.T) {

@@ -39,10 +39,9 @@ type Gate interface {
 
 // Options say what to run and with what.
 type Options struct {
-	// RuntimeDir holds guard.pid, worker.pid and the lock of the guard.
+	// RuntimeDir holds guard.pid, worker.pid and the addresses that workers
+	// may have set. The caller holds its lock (LockRuntime).
 	RuntimeDir string
-	// DataDir is where the worker's flock lives (G7).
-	DataDir string
 	// Command starts a worker; "--incarnation N --gate-files N" is added.
 	Command []string
 	// Addresses are removed from the host at start and after each worker, as
@@ -119,11 +118,6 @@ func Run(ctx context.Context, o Options) error {
 	if err := raisePriority(); err != nil {
 		o.Logger.Warn("running at normal priority", "error", err)
 	}
-	lock, err := lockRuntime(o.RuntimeDir)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
 	if err := g.takeOver(); err != nil {
 		return err
 	}
@@ -159,7 +153,10 @@ const (
 // ErrRunning means that another guard owns the runtime directory.
 var ErrRunning = errors.New("another holdfast runs with this runtime directory")
 
-func lockRuntime(dir string) (*os.File, error) {
+// LockRuntime makes the caller the only guard of a runtime directory, before it
+// touches anything that another one may be using: loading a gate closes it.
+// The lock ends with the file or the process. ErrRunning: there is another.
+func LockRuntime(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "guard.lock"), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open guard lock: %w", err)
@@ -198,8 +195,17 @@ func (g *guard) takeOver() error {
 	if err := g.Gate.CloseAll(); err != nil {
 		return fmt.Errorf("close gate again: %w", err)
 	}
-	if err := g.RemoveAddresses(g.Addresses); err != nil {
-		return fmt.Errorf("remove stray addresses: %w", err)
+	return g.clearAddresses()
+}
+
+// clearAddresses takes off this host whatever a worker may have set.
+func (g *guard) clearAddresses() error {
+	known, err := KnownAddresses(g.RuntimeDir)
+	if err != nil {
+		return err
+	}
+	if err := g.RemoveAddresses(append(known, g.Addresses...)); err != nil {
+		return fmt.Errorf("remove addresses: %w", err)
 	}
 	return nil
 }

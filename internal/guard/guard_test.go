@@ -136,10 +136,14 @@ func start(t *testing.T, behaviour string) *harness {
 	t.Helper()
 	t.Setenv(behaviourEnv, behaviour)
 	h := &harness{recorder: &recorder{}, dir: t.TempDir(), ended: make(chan error, 1), reload: make(chan struct{}), ready: make(chan struct{}, 1)}
+	lock, err := LockRuntime(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	o := Options{
-		RuntimeDir: h.dir, DataDir: h.dir, Command: []string{"/proc/self/exe"},
+		RuntimeDir: h.dir, Command: []string{"/proc/self/exe"},
 		Gate: h, RemoveAddresses: h.remove, SendNotes: h.notes, DataDirFree: h.free,
 		Reload: h.reload, OnReady: func() { h.ready <- struct{}{} },
 		Logger: slog.New(slog.DiscardHandler),
@@ -152,6 +156,7 @@ func start(t *testing.T, behaviour string) *harness {
 		case <-time.After(30 * time.Second):
 			t.Error("guard did not stop")
 		}
+		lock.Close()
 	})
 	return h
 }
@@ -305,12 +310,20 @@ func (h *harness) waitReadyAgain(t *testing.T) {
 }
 
 func TestSecondGuardIsRefused(t *testing.T) {
-	h := start(t, "good")
-	h.waitReady(t)
-	err := Run(context.Background(), Options{RuntimeDir: h.dir, Logger: slog.New(slog.DiscardHandler), Gate: &recorder{}})
-	if !errors.Is(err, ErrRunning) {
-		t.Fatalf("second guard returned %v, want ErrRunning", err)
+	dir := t.TempDir()
+	first, err := LockRuntime(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if _, err := LockRuntime(dir); !errors.Is(err, ErrRunning) {
+		t.Fatalf("second guard got %v, want ErrRunning", err)
+	}
+	first.Close()
+	again, err := LockRuntime(dir)
+	if err != nil {
+		t.Fatalf("after the first ended: %v", err)
+	}
+	again.Close()
 }
 
 // Covers G7: a worker whose guard is gone is ended before another starts, and
@@ -415,8 +428,8 @@ func TestMessagesAreBounded(t *testing.T) {
 			break
 		}
 	}
-	if !errors.Is(busy, errBusy) {
-		t.Fatalf("a peer that does not read gave %v, want errBusy", busy)
+	if !errors.Is(busy, ErrBusy) {
+		t.Fatalf("a peer that does not read gave %v, want ErrBusy", busy)
 	}
 }
 
@@ -429,5 +442,78 @@ func TestHangLimit(t *testing.T) {
 		if got := HangLimit(promise); got != want {
 			t.Errorf("promise %v: hang limit %v, want %v", promise, got, want)
 		}
+	}
+}
+
+// The addresses of a worker are known to the next guard, whatever its
+// configuration says by then.
+func TestAddressesAreRemembered(t *testing.T) {
+	h := start(t, "good")
+	h.waitReady(t)
+	known, err := KnownAddresses(h.dir)
+	if err != nil || len(known) != 1 || known[0].Interface != "eth0" {
+		t.Fatalf("known after a testament: %v, %v", known, err)
+	}
+	path := filepath.Join(h.dir, addressFile)
+	if err := rememberAddresses(h.dir, known); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil || strings.Count(string(raw), "\n") != 1 {
+		t.Fatalf("written twice: %q, %v", raw, err)
+	}
+	if err := os.WriteFile(path, append(raw, "10.0.0.1/24 et"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if known, err = KnownAddresses(h.dir); err != nil || len(known) != 1 {
+		t.Fatalf("with a line cut short: %v, %v", known, err)
+	}
+	if err := os.WriteFile(path, []byte("nonsense eth0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = KnownAddresses(h.dir); err == nil {
+		t.Fatal("nonsense was read")
+	}
+	os.Remove(path)
+}
+
+// Covers G7: the burial of a worker ends only when it was reaped.
+func TestBurialWaitsForTheReaping(t *testing.T) {
+	r := &recorder{}
+	cmd := exec.Command("/bin/sleep", "600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	heart, heartFile, err := newPulse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	heartFile.Close()
+	l := &life{
+		g:   &guard{Options: Options{RuntimeDir: t.TempDir(), Gate: r, RemoveAddresses: r.remove, SendNotes: r.notes}, log: slog.New(slog.DiscardHandler)},
+		cmd: cmd, conn: ours, pulse: heart, exited: make(chan error, 1), messages: make(chan message),
+	}
+	go l.read()
+	buried := make(chan error, 1)
+	go func() { buried <- l.bury() }()
+	for deadline := time.Now().Add(10 * time.Second); !r.has("addresses"); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never buried")
+		}
+	}
+	select {
+	case <-buried:
+		t.Fatal("burial ended before the worker was reaped")
+	case <-time.After(300 * time.Millisecond): // longer than all that it does before
+	}
+	l.exited <- cmd.Wait()
+	if err := <-buried; err != nil {
+		t.Fatal(err)
 	}
 }

@@ -74,7 +74,7 @@ func (g *guard) start() (*life, error) {
 	cmd := exec.Command(g.Command[0], args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = append([]*os.File{theirs, heartFile}, files...) // LinkFD, pulseFD, GateFD
-	// A group of its own, so that hooks die with it.
+	// A group of its own: a Ctrl-C is for the guard, which asks it to stop.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		closeLife(ours, heart)
@@ -221,6 +221,10 @@ func (l *life) handle(m message) {
 		if m.Testament == nil {
 			return
 		}
+		if err := rememberAddresses(l.g.RuntimeDir, m.Testament.Addresses); err != nil {
+			l.g.log.Error("testament not stored", "error", err)
+			return // without an acknowledgement the worker asks for nothing
+		}
 		l.testament = m.Testament
 		if err := l.conn.send(message{Kind: kindAck}); err != nil {
 			l.g.log.Warn("testament not acknowledged", "error", err)
@@ -284,11 +288,7 @@ func (l *life) bury() error {
 		time.Sleep(noteDelay)
 		l.sendNote()
 	}
-	addresses := g.Addresses
-	if l.testament != nil {
-		addresses = append(append([]Address(nil), addresses...), l.testament.Addresses...)
-	}
-	removed := g.RemoveAddresses(addresses)
+	removed := g.clearAddresses()
 	if removed != nil {
 		g.log.Error("addresses not removed", "error", removed)
 	}

@@ -75,8 +75,8 @@ func pair() (*conn, *os.File, error) {
 	return &conn{file: os.NewFile(uintptr(fds[0]), "guard")}, os.NewFile(uintptr(fds[1]), "worker"), nil
 }
 
-// errBusy means that the peer has not read what was sent before.
-var errBusy = errors.New("guard: peer does not read its messages")
+// ErrBusy means that the other process has not read what was sent before.
+var ErrBusy = errors.New("guard: peer does not read its messages")
 
 // send writes one message and never blocks for longer than it takes the
 // runtime to see that the socket is full.
@@ -103,7 +103,7 @@ func (c *conn) send(m message) error {
 		err = serr
 	}
 	if errors.Is(err, unix.EAGAIN) {
-		return errBusy
+		return ErrBusy
 	}
 	if err != nil {
 		return fmt.Errorf("send to peer: %w", err)

@@ -2,7 +2,9 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/vip"
@@ -110,7 +112,7 @@ func (w *worker) restore(lost netip.Addr) {
 			w.setAddresses(g, func(_ int64, err error) {
 				delete(w.addressFault, g.id)
 				if err != nil && g.tenure.WantsAddress() {
-					w.addressFault[g.id] = "address cannot be set: " + err.Error()
+					w.addressFault[g.id] = addressFault{text: "address cannot be set: " + err.Error(), at: w.clk.Boottime()}
 					return
 				}
 				if g.schedule != nil {
@@ -118,6 +120,30 @@ func (w *worker) restore(lost netip.Addr) {
 				}
 			})
 			break // all addresses of the group at once
+		}
+	}
+}
+
+// addressFault is why a group's addresses cannot be set, and since when.
+type addressFault struct {
+	text string
+	at   int64
+}
+
+// faultMemory is how long a failure to set an address keeps this node from
+// being chosen.
+const faultMemory = 10 * time.Second
+
+// clearUngated takes the addresses off before anything is said of them: an
+// interface without its programs answers for them, whatever the gate's value
+// is. It waits for the kernel, since the note that follows must be true.
+func (w *worker) clearUngated(g *group) {
+	for _, v := range g.vips {
+		if v.Interface == "" {
+			continue
+		}
+		if err := w.vips.Remove(vip.Address{Prefix: v.Address, Interface: v.Interface}); err != nil {
+			w.fail(fmt.Errorf("remove address that no gate guards: %w", err))
 		}
 	}
 }

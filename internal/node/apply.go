@@ -2,7 +2,7 @@ package node
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/hooks"
@@ -29,6 +29,10 @@ func (w *worker) raftTurn(now int64) {
 		}
 		for _, e := range out.Committed {
 			w.apply(now, e)
+			w.link.Beat() // a long log is no hang
+		}
+		if w.replayTo != 0 && !w.catchingUp() {
+			w.caughtUp(now)
 		}
 		if len(out.Messages) == 0 && len(out.Committed) == 0 {
 			return
@@ -61,13 +65,28 @@ func (w *worker) apply(now int64, e quorum.Entry) {
 		w.assigned(now, e.Index, op)
 	case storage.Fence, storage.Unfence:
 		w.log.Warn("fences changed", "index", e.Index, "command", fmt.Sprintf("%+v", op))
-		w.fencesChanged(now)
+		w.fencesChanged()
 		w.tracker.SetMembers(w.placementMembers())
 	case storage.Maintenance:
 		w.tracker.SetMembers(w.placementMembers())
 	case storage.SetGroups:
+		// Which address is in which group is part of what a request counts
+		// in (G4): from here on nobody is granted who has not applied it.
+		w.groupsIndex, w.groupsSettled = e.Index, 0
+		w.countersChanged()
 		w.groupsChanged(now)
 	}
+}
+
+// catchingUp tells whether entries are applied that were committed before this
+// start: their effects on this host are of the past.
+func (w *worker) catchingUp() bool { return w.appliedIndex() < w.replayTo }
+
+// caughtUp makes the effects of the replayed log those of its end.
+func (w *worker) caughtUp(now int64) {
+	w.replayTo = 0
+	w.groupsChanged(now)
+	w.fencesChanged()
 }
 
 // assigned is the application of an effective Assign: its index is the epoch.
@@ -96,14 +115,9 @@ func (w *worker) assigned(now int64, epoch uint64, a storage.Assign) {
 
 // membershipChanged brings everybody who counts members up to date.
 func (w *worker) membershipChanged(int64) {
-	conf, index := w.state.Conf()
-	w.voter.AppliedConfig(index)
+	conf, _ := w.state.Conf()
 	w.voter.SetVoting(conf.Voter(w.rid))
-	if len(conf.Outgoing) > 0 {
-		w.holder.SetVoters(index, conf.Voters, conf.Outgoing)
-	} else {
-		w.holder.SetVoters(index, conf.Voters)
-	}
+	w.countersChanged()
 	for _, m := range w.state.Members() {
 		if p, ok := w.peers[m.Name]; ok {
 			p.raftID = m.RaftID
@@ -113,22 +127,23 @@ func (w *worker) membershipChanged(int64) {
 	w.tracker.SetMembers(w.placementMembers())
 }
 
-// setForwarding makes the interfaces of scope "forwarding" those of the map.
-func (w *worker) setForwarding(want map[int]uint16) error {
-	for index := range w.forwarding {
-		if _, ok := want[index]; !ok {
-			if err := w.gate.ClearForwarding(index); err != nil {
-				return err
-			}
-		}
+// countersChanged tells voter and holder in which configuration they count
+// (G4): that of the members, or that of the groups if it is later.
+func (w *worker) countersChanged() {
+	conf, index := w.state.Conf()
+	index = max(index, w.groupsIndex)
+	w.voter.AppliedConfig(index)
+	if len(conf.Outgoing) > 0 {
+		w.holder.SetVoters(index, conf.Voters, conf.Outgoing)
+	} else {
+		w.holder.SetVoters(index, conf.Voters)
 	}
-	for index, id := range want {
-		if err := w.gate.SetForwarding(index, id); err != nil {
-			return err
-		}
-	}
-	w.forwarding = want
-	return nil
+}
+
+// configIndex is the index that beats and requests name (G4).
+func (w *worker) configIndex() uint64 {
+	_, index := w.state.Conf()
+	return max(index, w.groupsIndex)
 }
 
 func (w *worker) appliedIndex() uint64 {
@@ -145,124 +160,12 @@ func (w *worker) abstains() bool {
 	return !conf.Voter(w.rid)
 }
 
-// groupsChanged makes the groups of this node those of the committed state,
-// with the interfaces of this node's file. A group that is held keeps its
-// tenure; addresses that left it are removed, new ones are added.
-func (w *worker) groupsChanged(now int64) {
-	var next []*group
-	for _, cg := range w.state.Groups() {
-		g := w.groupByID(cg.ID)
-		if g == nil {
-			g = &group{id: cg.ID, name: cg.Name, applied: w.state.Assignment(cg.ID).Epoch}
-		}
-		next = append(next, g)
-	}
-	for _, g := range w.groups {
-		if _, ok := w.state.Group(g.id); !ok {
-			w.carryOut(now, g, g.tenure.Release(now))
-			if g.tenure.Active() {
-				w.leaving = append(w.leaving, g)
-			}
-		}
-	}
-	w.groups = next
-	w.placeVIPs(now)
-}
-
-// placeVIPs gives the kernel gate the addresses first, then sets and clears
-// them: an address is in the gate's table whenever it is on an interface.
-func (w *worker) placeVIPs(now int64) {
-	var table []netfence.VIP
-	forward := map[int]uint16{}
-	before := map[*group][]config.VIP{}
-	for _, g := range w.groups {
-		before[g] = g.vips
-		g.vips = nil
-		committed, _ := w.state.Group(g.id)
-		for _, v := range committed.VIPs {
-			scope := config.ScopeVIP
-			if v.Scope == storage.ScopeForwarding {
-				scope = config.ScopeForwarding
-			}
-			iface := w.interfaceFor(v.Prefix)
-			g.vips = append(g.vips, config.VIP{Address: v.Prefix, Interface: iface, Group: g.name, Scope: scope})
-			table = append(table, netfence.VIP{Addr: v.Prefix.Addr(), Group: g.id})
-			if info, err := w.ifaces.get(iface); scope == config.ScopeForwarding && err == nil {
-				forward[info.Index] = g.id
-			}
-		}
-	}
-	for _, g := range w.leaving {
-		for _, v := range g.vips {
-			table = append(table, netfence.VIP{Addr: v.Address.Addr(), Group: g.id})
-		}
-	}
-	if w.self.Role == config.Witness {
-		return // it has neither VIP interface nor gate to keep
-	}
-	removed := map[netip.Prefix]string{}
-	for g, old := range before {
-		for _, v := range old {
-			if !hasVIP(g.vips, v) {
-				removed[v.Address] = v.Interface
-			}
-		}
-	}
-	for prefix, iface := range removed {
-		w.clearAddress(prefix, iface)
-	}
-	if err := w.gate.SetVIPs(table); err != nil {
-		w.fail(fmt.Errorf("set gate addresses: %w", err))
-		return
-	}
-	if err := w.setForwarding(forward); err != nil {
-		w.fail(fmt.Errorf("set gate forwarding: %w", err))
-		return
-	}
-	for _, g := range w.groups {
-		if g.tenure.WantsAddress() {
-			w.setAddresses(g, func(int64, error) {
-				if g.schedule != nil {
-					w.announce(g)
-				}
-			})
-		}
-	}
-	w.macsChanged()
-	w.testify()
-	_ = now
-}
-
-func hasVIP(list []config.VIP, v config.VIP) bool {
-	for _, o := range list {
-		if o.Address == v.Address && o.Interface == v.Interface {
-			return true
-		}
-	}
-	return false
-}
-
-// interfaceFor is this node's own choice of interface for a committed address;
-// "" when its file does not list it.
-func (w *worker) interfaceFor(p netip.Prefix) string {
-	for _, v := range w.cfg.VIPs {
-		if v.Address == p {
-			return v.Interface
-		}
-	}
-	// Committed by a member whose file was changed before ours: its network
-	// tells where it belongs.
-	for _, v := range w.cfg.VIPs {
-		if v.Address.Masked() == p.Masked() {
-			return v.Interface
-		}
-	}
-	return ""
-}
-
 // fencesChanged drops what fenced members send, except on the peer port and
 // for resolving their peer addresses (DESIGN 4).
-func (w *worker) fencesChanged(int64) {
+func (w *worker) fencesChanged() {
+	if w.catchingUp() {
+		return
+	}
 	was := w.fenced
 	_, w.fenced = w.state.Fenced(w.rid)
 	if w.fenced && !was {
@@ -280,7 +183,7 @@ func (w *worker) fencesChanged(int64) {
 		if p == nil {
 			continue // this node itself, or a member of the past
 		}
-		b := netfence.Blocked{Node: id, MACs: w.macsOf(p)}
+		b := netfence.Blocked{Node: id, MACs: slices.Clone(p.macs)}
 		for _, a := range p.member.Addresses {
 			b.Addrs = append(b.Addrs, a.Addr())
 			b.Peer = append(b.Peer, a.Addr())
@@ -291,7 +194,43 @@ func (w *worker) fencesChanged(int64) {
 		}
 		blocked = append(blocked, b)
 	}
-	if err := w.gate.Block(blocked); err != nil {
+	w.block(blocked)
+	if len(blocked) == 0 {
+		return
+	}
+	// The neighbour table may know more MACs than beats told; it is read
+	// beside the loop.
+	w.addressJob(func() {
+		for i := range blocked {
+			near, err := w.vips.Neighbours(blocked[i].Peer)
+			if err != nil {
+				w.log.Warn("neighbour table not read", "error", err)
+			}
+			for _, macs := range near {
+				for _, mac := range macs {
+					if !contains(blocked[i].MACs, mac) && len(blocked[i].MACs) < maxMACs {
+						blocked[i].MACs = append(blocked[i].MACs, mac)
+					}
+				}
+			}
+		}
+		w.mustPost(func(int64) {
+			if len(w.state.FencedNodes()) > 0 {
+				w.block(blocked)
+			}
+		})
+	})
+}
+
+// maxMACs bounds the MACs that are dropped of one fenced member.
+const maxMACs = 4
+
+// block hands the fenced members to the gate, as many MACs of each as it takes.
+func (w *worker) block(list []netfence.Blocked) {
+	for i := range list {
+		list[i].MACs = list[i].MACs[:min(len(list[i].MACs), maxMACs)]
+	}
+	if err := w.gate.Block(list); err != nil {
 		w.fail(fmt.Errorf("block fenced members: %w", err))
 	}
 }

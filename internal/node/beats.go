@@ -83,10 +83,9 @@ func (w *worker) encodeBeat(b *transport.Beat) []byte {
 
 func (w *worker) newBeat(now int64) *transport.Beat {
 	raft := w.raft.Status(now)
-	_, configIndex := w.state.Conf()
 	b := &transport.Beat{
 		Incarnation: w.inc, Sequence: w.sequence, RaftID: w.rid,
-		Term: raft.Term, Config: configIndex, Applied: w.appliedIndex(), Commit: raft.Commit,
+		Term: raft.Term, Config: w.configIndex(), Applied: w.appliedIndex(), Commit: raft.Commit,
 		Health: w.health(), MACs: w.macs,
 	}
 	if w.raft.ClaimsLeadership(now) {
@@ -150,6 +149,9 @@ func (w *worker) receiveBeat(now int64, name string, b *transport.Beat) {
 		return
 	}
 	w.checkRollback(b)
+	if w.exit != nil {
+		return
+	}
 	switch p.take(now, b, 2*w.timing.Promise) {
 	case beatOld, beatOver:
 		return

@@ -1,8 +1,6 @@
 package node
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,8 +37,10 @@ func firstConfig(c *config.Config) storage.FirstConfig {
 // committedGroups is the mapping of addresses to groups, which all members
 // share; the interface is each node's own.
 func committedGroups(c *config.Config) []storage.Group {
+	names := c.Groups()
+	slices.Sort(names) // ids do not depend on the order of a file
 	var groups []storage.Group
-	for i, name := range c.Groups() {
+	for i, name := range names {
 		g := storage.Group{ID: uint16(i), Name: name}
 		for _, v := range c.VIPs {
 			if v.Group != name {
@@ -58,14 +58,7 @@ func committedGroups(c *config.Config) []storage.Group {
 }
 
 // membersDigest tells whether two files list the same.
-func membersDigest(c *config.Config) [32]byte {
-	first := firstConfig(c)
-	first.Cluster = ""
-	// A digest is of what an operator writes: raft ids are not in it, and
-	// canonical order needs them, so members are sorted by name here.
-	slices.SortFunc(first.Members, func(a, b storage.Member) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
-	return sha256.Sum256(fmt.Appendf(nil, "%+v", first))
-}
+func membersDigest(c *config.Config) [32]byte { return firstConfig(c).Digest() }
 
 // stageNow is the stage of this node's data directory.
 func (w *worker) stageNow() storage.Stage {

@@ -33,9 +33,9 @@ type group struct {
 }
 
 // next is when the group has something to do.
-func (g *group) next(int64) int64 {
+func (g *group) next(now int64) int64 {
 	next := g.tenure.Next()
-	if g.schedule != nil {
+	if g.schedule != nil && now < g.deadline { // a closed gate lets no announcement out
 		if t := g.schedule.Next(); next == 0 || t < next {
 			next = t
 		}
@@ -57,12 +57,18 @@ func (w *worker) groupsTurn(now int64) {
 	w.leavingTurn(now)
 	for _, g := range w.groups {
 		w.carryOut(now, g, g.tenure.Tick(now))
+		if f, ok := w.addressFault[g.id]; ok && now-f.at > int64(faultMemory) {
+			delete(w.addressFault, g.id) // it is tried again when it is wanted again
+		}
 		state, epoch := g.tenure.State()
 		g.fault = w.faultOf(g)
 		switch {
 		case state == tenure.Holding && g.fault != "":
 			w.log.Error("releasing: holding has become impossible", "group", g.name, "epoch", epoch, "reason", g.fault)
 			w.noteHook(g, hooks.Unhealthy, epoch)
+			if w.gateLost != "" {
+				w.clearUngated(g)
+			}
 			w.carryOut(now, g, g.tenure.Release(now))
 		case state == tenure.Holding && w.deaf(now, g):
 			w.log.Error("releasing: no majority has acknowledged for a promise", "group", g.name, "epoch", epoch)
@@ -85,7 +91,7 @@ func (w *worker) leavingTurn(now int64) {
 		return !g.tenure.Active()
 	})
 	if len(w.leaving) == 0 {
-		w.placeVIPs(now)
+		w.placeVIPs()
 	}
 }
 
@@ -114,7 +120,7 @@ func (w *worker) faultOf(g *group) string {
 			return fmt.Sprintf("interface %s has no carrier", v.Interface)
 		}
 	}
-	return w.addressFault[g.id]
+	return w.addressFault[g.id].text
 }
 
 // carryOut executes the steps of a tenure in their order.
@@ -139,7 +145,9 @@ func (w *worker) carryOut(now int64, g *group, steps []tenure.Step) {
 		case tenure.Announce:
 			g.schedule = w.newSchedule(now, g)
 			g.heldSince = now
-			w.announce(g)
+			if g.schedule.Due(now) {
+				w.announce(g)
+			}
 			w.beatNow = true
 		case tenure.RunAcquired:
 			w.noteHook(g, hooks.Acquired, s.Epoch)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,14 +51,20 @@ func (e *HintError) Unwrap() error { return e.Err }
 // RunGuard is the guard process: `holdfast run`. It returns nil after a
 // planned stop, and then nothing of it is left on the host.
 func RunGuard(ctx context.Context, o GuardOptions) (err error) {
-	if _, err := transport.LoadKey(o.Config.Node.KeyFile); err != nil {
+	if err := checkKey(o.Config); err != nil {
 		return err
 	}
-	for _, dir := range []string{o.Config.Node.RuntimeDir, o.Config.Node.DataDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	for dir, mode := range map[string]os.FileMode{o.Config.Node.RuntimeDir: 0o755, o.Config.Node.DataDir: 0o700} {
+		if err := os.MkdirAll(dir, mode); err != nil {
 			return &HintError{fmt.Errorf("make directory: %w", err), "run as root, or name another directory in [node]"}
 		}
 	}
+	// Before anything that another guard may be using is touched.
+	lock, err := guard.LockRuntime(o.Config.Node.RuntimeDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	var own []netip.Addr
 	for _, a := range o.Config.Self().Addresses {
 		own = append(own, a.Addr())
@@ -80,9 +87,6 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 		OnReady: notifyReady,
 		Logger:  o.Logger,
 	}
-	for _, v := range o.Config.VIPs {
-		g.Addresses = append(g.Addresses, guard.Address{Prefix: v.Address, Interface: v.Interface})
-	}
 	good, err := keepGood(o.Config, o.Source)
 	if err != nil {
 		return err
@@ -93,6 +97,26 @@ func RunGuard(ctx context.Context, o GuardOptions) (err error) {
 		return guard.Run(ctx, g)
 	}
 	return runGateway(ctx, o, g)
+}
+
+// checkKey refuses a key that the member list does not name: no member would
+// talk to this node, and a worker could only fail again and again.
+func checkKey(c *config.Config) error {
+	key, err := transport.LoadKey(c.Node.KeyFile)
+	if err != nil {
+		return err
+	}
+	self := c.Self()
+	public, listed := key.Public().(ed25519.PublicKey), ed25519.PublicKey(self.PublicKey[:])
+	if !listed.Equal(public) {
+		return &transport.KeyFileError{
+			Path: c.Node.KeyFile,
+			Err: fmt.Errorf("its public_key is %s, the [[member]] of %s has %s",
+				transport.EncodePublicKey(public), c.Node.Name, transport.EncodePublicKey(listed)),
+			Hint: "name the key file of " + c.Node.Name + ", or change its public_key on every member",
+		}
+	}
+	return nil
 }
 
 // runGateway guards a node that may hold addresses: the kernel gate stands
@@ -110,7 +134,16 @@ func runGateway(ctx context.Context, o GuardOptions, g guard.Options) (err error
 	if err != nil {
 		return err
 	}
-	if err := attach(o.Config, fence); err != nil {
+	// Addresses that an earlier run may have set stay guarded until they are
+	// off the host, whatever the file says by now.
+	if g.Addresses, err = addressesToClear(o.Config, fence); err != nil {
+		return errors.Join(err, fence.Close())
+	}
+	strays := func() error { return removeAddresses(vips, g.Addresses, o.Logger) }
+	if err := attach(fence, g.Addresses); err != nil {
+		if clear := strays(); clear != nil {
+			return errors.Join(err, clear, fence.Close())
+		}
 		return errors.Join(err, fence.Detach())
 	}
 	watch, stop := context.WithCancel(context.Background())
@@ -128,7 +161,11 @@ func runGateway(ctx context.Context, o GuardOptions, g guard.Options) (err error
 		o.Logger.Warn("watching for new interfaces ended", "error", werr)
 	}
 	if err == nil {
-		err = g.RemoveAddresses(g.Addresses) // nothing may be left behind an open gate
+		// Nothing may be left behind: what follows takes the gate away.
+		var known []guard.Address
+		if known, err = guard.KnownAddresses(o.Config.Node.RuntimeDir); err == nil {
+			err = g.RemoveAddresses(append(known, g.Addresses...))
+		}
 	}
 	if err != nil {
 		// The gate stays attached and closed: whatever is wrong, it cannot be
@@ -136,20 +173,41 @@ func runGateway(ctx context.Context, o GuardOptions, g guard.Options) (err error
 		return errors.Join(err, fence.Close())
 	}
 	// A planned stop: the addresses are gone, so nothing needs the gate.
-	return fence.Detach()
+	return errors.Join(fence.Detach(), guard.ForgetAddresses(o.Config.Node.RuntimeDir))
 }
 
-// attach guards every address of the file on every interface, closed.
-func attach(c *config.Config, fence *netfence.Fence) error {
-	ids := map[string]uint16{}
-	for i, name := range c.Groups() {
-		ids[name] = uint16(i)
+// addressesToClear are the addresses of the file, of the workers before, and
+// of the gate that an earlier guard left.
+func addressesToClear(c *config.Config, fence *netfence.Fence) ([]guard.Address, error) {
+	list, err := guard.KnownAddresses(c.Node.RuntimeDir)
+	if err != nil {
+		return nil, err
 	}
-	var list []netfence.VIP
 	for _, v := range c.VIPs {
-		list = append(list, netfence.VIP{Addr: v.Address.Addr(), Group: ids[v.Group]})
+		list = append(list, guard.Address{Prefix: v.Address, Interface: v.Interface})
 	}
-	if err := fence.SetVIPs(list); err != nil {
+	adopted, err := fence.VIPs()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range adopted {
+		list = append(list, guard.Address{Prefix: netip.PrefixFrom(v.Addr, v.Addr.BitLen())})
+	}
+	return list, nil
+}
+
+// attach guards the addresses on every interface, closed. All begin in group
+// 0: nothing is open in any, and the worker names the groups.
+func attach(fence *netfence.Fence, list []guard.Address) error {
+	table := map[netip.Addr]bool{}
+	var vips []netfence.VIP
+	for _, a := range list {
+		if addr := a.Prefix.Addr(); !table[addr] {
+			table[addr] = true
+			vips = append(vips, netfence.VIP{Addr: addr})
+		}
+	}
+	if err := fence.SetVIPs(vips); err != nil {
 		return err
 	}
 	return fence.AttachAll()

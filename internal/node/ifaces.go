@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
@@ -37,8 +38,35 @@ func (i *interfaces) get(name string) (vip.Interface, error) {
 	return s.info, s.err
 }
 
-// forget makes the next get ask the kernel.
-func (i *interfaces) forget() { clear(i.known) }
+// set takes what an event or a reading tells.
+func (i *interfaces) set(name string, info vip.Interface, err error) {
+	if _, ok := i.known[name]; ok {
+		i.known[name] = ifaceState{info, err}
+	}
+}
+
+// refreshInterfaces reads the interfaces of this node's VIPs beside the loop,
+// and then brings up to date what depends on their indexes and MACs.
+func (w *worker) refreshInterfaces() {
+	names := map[string]bool{}
+	for _, v := range w.cfg.VIPs {
+		names[v.Interface] = true
+	}
+	w.addressJob(func() {
+		read := map[string]ifaceState{}
+		for name := range names {
+			info, err := w.vips.Interface(name)
+			read[name] = ifaceState{info, err}
+		}
+		w.mustPost(func(int64) {
+			maps.Copy(w.ifaces.known, read)
+			w.macsChanged()
+			if err := w.setForwarding(); err != nil {
+				w.fail(err)
+			}
+		})
+	})
+}
 
 // vipEvent takes a change of an address or a link of this host.
 func (w *worker) vipEvent(now int64, e vip.Event) {
@@ -47,16 +75,20 @@ func (w *worker) vipEvent(now int64, e vip.Event) {
 		delete(w.present, e.Prefix.Addr())
 		w.restore(e.Prefix.Addr())
 	case vip.LinkUp:
-		w.ifaces.forget()
+		w.ifaces.set(e.Name, e.Interface, nil)
+		w.refreshInterfaces()
 		w.linkRestored(now, e.Name)
-		w.macsChanged()
 	case vip.Resync:
-		w.ifaces.forget()
+		w.refreshInterfaces()
 		w.restore(netip.Addr{})
-		w.macsChanged()
-	case vip.LinkDown, vip.LinkChanged, vip.LinkAppeared, vip.LinkDisappeared:
-		w.ifaces.forget()
-		w.macsChanged()
+	case vip.LinkDown:
+		w.ifaces.set(e.Name, e.Interface, nil) // a holder lets go in this turn
+		w.refreshInterfaces()
+	case vip.LinkDisappeared:
+		w.ifaces.set(e.Name, e.Interface, vip.ErrNoInterface)
+		w.refreshInterfaces()
+	case vip.LinkChanged, vip.LinkAppeared:
+		w.refreshInterfaces()
 	case vip.WatchLost:
 		w.log.Error("changes of interfaces are not seen at present", "error", e.Err)
 	}
@@ -116,27 +148,8 @@ func (w *worker) learnMACs(p *peer, macs [][6]byte) {
 	p.macs = macs
 	w.macsChanged()
 	if len(w.state.FencedNodes()) > 0 {
-		w.fencesChanged(0)
+		w.fencesChanged()
 	}
-}
-
-// macsOf is what is known of a member's MACs: from its beats and from the
-// neighbour table.
-func (w *worker) macsOf(p *peer) [][6]byte {
-	out := append([][6]byte(nil), p.macs...)
-	for _, a := range p.member.Addresses {
-		near, err := w.neighbours(a.Addr())
-		if err != nil {
-			w.log.Warn("neighbour table not read", "error", err)
-			continue
-		}
-		for _, mac := range near {
-			if !contains(out, mac) {
-				out = append(out, mac)
-			}
-		}
-	}
-	return out
 }
 
 func contains(list [][6]byte, mac [6]byte) bool {

@@ -85,6 +85,11 @@ func (w *worker) lead(now int64) {
 	w.tracker.Leading(now, w.leads(now))
 	w.orders = nil
 	if !w.leads(now) {
+		w.groupsSettled = 0
+		for _, r := range w.regroups {
+			r.done(now, reply{Error: errLeadershipMoved})
+		}
+		w.regroups = nil
 		return
 	}
 	for _, cmd := range w.decide(now) {
@@ -97,6 +102,7 @@ func (w *worker) lead(now int64) {
 		}
 	}
 	w.switchTurn(now)
+	w.settleTurn(now)
 }
 
 // decide turns placement's actions into commands, and into orders for the next
@@ -110,7 +116,7 @@ func (w *worker) decide(now int64) []storage.Command {
 		case placement.Assign:
 			out = append(out, storage.Command{At: at, Op: storage.Assign{
 				Group: a.Group, Node: a.Node, Incarnation: a.Incarnation, Prev: a.Prev, Cause: string(a.Cause), From: a.From,
-				Notes: w.notes.about(now, a.From, a.Group, a.Prev),
+				Notes: w.notes.about(now, a.From, w.incarnationOf(a), a.Group, a.Prev),
 			}})
 		case placement.Fence:
 			out = append(out, storage.Command{At: at, Op: storage.Fence{Node: a.Node}})
@@ -125,6 +131,16 @@ func (w *worker) decide(now int64) []storage.Command {
 		}
 	}
 	return out
+}
+
+// incarnationOf is the worker that an Assign replaces.
+func (w *worker) incarnationOf(a placement.Action) uint64 {
+	for _, v := range w.state.History() {
+		if v.Group == a.Group && v.Epoch == a.Prev {
+			return v.Incarnation
+		}
+	}
+	return 0
 }
 
 // giveOrder puts an order into the beat that goes out at once, or carries it

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/guard"
+	"github.com/holdfast-ha/holdfast/vip"
 )
 
 // One goroutine, the loop, owns everything that decides: grants, windows,
@@ -76,6 +77,9 @@ func (w *worker) loop(ctx context.Context) error {
 // news and not before (E7), but no more than one inbox of it.
 func (w *worker) drain() {
 	for range inboxSize {
+		if w.exit != nil {
+			return // whoever must end does nothing more, and answers nobody
+		}
 		select {
 		case f := <-w.inbox:
 			f(w.clk.Boottime())
@@ -101,6 +105,9 @@ func (w *worker) turn(now int64) {
 		if now >= w.nextBeat || w.beatNow {
 			w.sendBeats(now)
 		}
+	}
+	if w.testifyAgain {
+		w.testify()
 	}
 	w.shortenPromise(now)
 	w.stopTurn(now)
@@ -131,6 +138,9 @@ func (w *worker) stalled(now int64, d time.Duration) {
 	}
 	for _, g := range w.groups {
 		g.heldSince = max(g.heldSince, now)
+		if g.schedule != nil {
+			g.schedule.Trigger(now, vip.Resumed)
+		}
 	}
 }
 
@@ -173,8 +183,17 @@ func (w *worker) guardEvent(now int64, e guard.Event) {
 // fail makes the loop end with err. The guard closes the gate and tells the
 // others; trying to go on could lose or double something.
 func (w *worker) fail(err error) {
-	if w.exit == nil {
-		w.log.Error("worker ends", "error", err)
-		w.exit = &err
+	if w.exit != nil {
+		return
+	}
+	w.log.Error("worker ends", "error", err)
+	w.exit = &err
+	for _, g := range w.groups {
+		if w.gate != nil && g.tenure.Active() {
+			// Whether this succeeds or not, the guard closes all and tells.
+			if err := w.gate.CloseGroup(g.id); err != nil {
+				w.log.Error("gate not closed", "group", g.name, "error", err)
+			}
+		}
 	}
 }

@@ -86,14 +86,13 @@ func (n *notebook) newest(now int64, limit int) [][]byte {
 
 // about returns the notes that end what a node held of a group, for the
 // Assign that follows.
-func (n *notebook) about(now int64, node uint64, group uint16, epoch uint64) [][]byte {
+func (n *notebook) about(now int64, node, incarnation uint64, group uint16, epoch uint64) [][]byte {
 	n.drop(now)
 	var out [][]byte
 	for _, e := range n.entries {
-		if e.note.Node != node {
-			continue
-		}
-		if e.note.Kind == lease.Over || (e.note.Group == group && e.note.Epoch == epoch) {
+		over := e.note.Kind == lease.Over && e.note.Incarnation == incarnation
+		release := e.note.Kind == lease.Release && e.note.Group == group && e.note.Epoch == epoch
+		if e.note.Node == node && (over || release) {
 			out = append(out, e.raw[:])
 		}
 	}

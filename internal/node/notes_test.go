@@ -83,7 +83,7 @@ func TestNotebookForgetsLaterThanItRepeats(t *testing.T) {
 func TestNotebookFindsWhatEndsAnEpoch(t *testing.T) {
 	n, key, keyOf := notebookOf(t)
 	release := lease.Note{Kind: lease.Release, Cluster: [16]byte{1}, Node: 7, Incarnation: 1, Group: 3, Epoch: 9}
-	for _, note := range []lease.Note{over(1), release} {
+	for _, note := range []lease.Note{over(1), over(2), release} {
 		raw := note.Sign(key)
 		if _, _, err := n.add(0, raw[:], keyOf); err != nil {
 			t.Fatal(err)
@@ -95,7 +95,7 @@ func TestNotebookFindsWhatEndsAnEpoch(t *testing.T) {
 		epoch uint64
 		want  int
 	}{{7, 3, 9, 2}, {7, 3, 8, 1}, {7, 2, 9, 1}, {8, 3, 9, 0}} {
-		if got := n.about(0, tc.node, tc.group, tc.epoch); len(got) != tc.want {
+		if got := n.about(0, tc.node, 1, tc.group, tc.epoch); len(got) != tc.want {
 			t.Errorf("node %d group %d epoch %d: %d notes, want %d", tc.node, tc.group, tc.epoch, len(got), tc.want)
 		}
 	}

@@ -202,13 +202,11 @@ func (w *worker) execute(now int64, op string, body json.RawMessage, done func(i
 			refuse(control.Invalid, "", "read request: %v", err)
 			return
 		}
-		w.propose(now, storage.SetGroups{Groups: groups}, func(now int64, index uint64, ignored string) {
-			if ignored != "" {
-				refuse(control.PreconditionFailed, "the configuration in force is kept", "groups not changed: %s", ignored)
-				return
-			}
-			w.respondIndex(now, "", index, "", done)
-		}, done)
+		if len(w.regroups) >= maxAsks {
+			refuse(control.NoQuorum, "try again", "too many changes of groups wait")
+			return
+		}
+		w.regroups = append(w.regroups, regroup{groups: groups, until: now + int64(proposalLimit), done: done})
 	default:
 		refuse(control.Invalid, "the members run different versions", "operation %q is not known to the leader", op)
 	}
@@ -233,13 +231,79 @@ func (w *worker) propose(now int64, op storage.Op, applied func(int64, uint64, s
 		done(now, reply{Error: &control.Error{Code: control.Invalid, Message: err.Error()}})
 		return
 	}
-	err = w.raft.Propose(now, data)
-	if err != nil || len(w.proposals) >= maxAsks {
+	if len(w.proposals) >= maxAsks {
+		done(now, reply{Error: &control.Error{Code: control.NoQuorum, Message: "too many commands wait", Hint: "try again"}})
+		return
+	}
+	if err := w.raft.Propose(now, data); err != nil {
 		done(now, reply{Error: &control.Error{Code: control.NoQuorum, Message: fmt.Sprintf("not proposed: %v", err), Hint: "holdfast status"}})
 		return
 	}
 	s := w.raft.Status(now) // the proposal is its last entry
+	if old, ok := w.proposals[s.LastIndex]; ok {
+		old.done(now, reply{Error: errLeadershipMoved})
+	}
 	w.proposals[s.LastIndex] = proposal{began: now, until: now + int64(proposalLimit), term: s.LastTerm, apply: applied, done: done}
+}
+
+var errLeadershipMoved = &control.Error{
+	Code: control.NoQuorum, Message: "the leadership moved before this was committed: it did not happen", Hint: "try again",
+}
+
+// regroup is a change of the groups that waits until the one before has
+// settled.
+type regroup struct {
+	groups []storage.Group
+	until  int64
+	done   func(int64, reply)
+}
+
+// settleTurn proposes changes of groups, each only P after a majority has
+// applied the one before (G4): an address that left a group must have left its
+// holder's gate before another group may open for it.
+func (w *worker) settleTurn(now int64) {
+	if w.groupsSettled == 0 && w.appliedByMajority() {
+		w.groupsSettled = now
+	}
+	settled := w.groupsSettled != 0 && now-w.groupsSettled >= int64(w.timing.Promise)
+	for len(w.regroups) > 0 {
+		r := w.regroups[0]
+		late := now > r.until
+		if !settled && !late {
+			return
+		}
+		w.regroups = w.regroups[1:]
+		if late {
+			r.done(now, reply{Error: &control.Error{
+				Code: control.NoQuorum, Message: "the change of groups before this one has not reached a majority", Hint: "try again",
+			}})
+			continue
+		}
+		settled = false
+		w.propose(now, storage.SetGroups{Groups: r.groups}, func(now int64, index uint64, ignored string) {
+			if ignored != "" {
+				r.done(now, reply{Error: &control.Error{
+					Code: control.PreconditionFailed, Message: "groups not changed: " + ignored, Hint: "the configuration in force is kept",
+				}})
+				return
+			}
+			w.respondIndex(now, "", index, "", r.done)
+		}, r.done)
+	}
+}
+
+// appliedByMajority tells whether a majority of the voters reports the last
+// change of the groups as applied.
+func (w *worker) appliedByMajority() bool {
+	conf, _ := w.state.Conf()
+	n := 0
+	for _, id := range conf.Voters {
+		p := w.peerByID(id)
+		if id == w.rid || p != nil && p.beat != nil && p.beat.Config >= w.groupsIndex {
+			n++
+		}
+	}
+	return 2*n > len(conf.Voters)
 }
 
 // answered is told of every applied entry.
@@ -250,7 +314,7 @@ func (w *worker) answered(now int64, index, term uint64, ignored string) {
 	}
 	delete(w.proposals, index)
 	if p.term != term {
-		p.done(now, reply{Error: &control.Error{Code: control.NoQuorum, Message: "the leadership moved before this was committed: it did not happen", Hint: "try again"}})
+		p.done(now, reply{Error: errLeadershipMoved})
 		return
 	}
 	w.metrics.ObserveCommit(time.Duration(now - p.began))
@@ -348,9 +412,8 @@ func (w *worker) switchTurn(now int64) {
 }
 
 func (w *worker) switchResult(group uint16, st placement.SwitchStatus) reply {
-	g := w.groupByID(group)
 	raw, err := json.Marshal(control.FailoverResult{
-		Group: g.name, From: w.nameOf(st.From), Holder: w.nameOf(st.Target), Epoch: st.NewEpoch,
+		Group: w.groupName(group), From: w.nameOf(st.From), Holder: w.nameOf(st.Target), Epoch: st.NewEpoch,
 		GapMs: float64(w.moves.took[st.NewEpoch].Microseconds()) / 1000,
 	})
 	if err != nil {

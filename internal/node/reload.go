@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,7 +99,7 @@ func (w *worker) applyConfig(now int64, next *config.Config, done func(reloadAns
 		}
 		done(reloadAnswer{result: result})
 	}
-	groups := w.mergedGroups(next)
+	groups := w.changedGroups(next)
 	if w.raft == nil || groupsEqual(groups, w.state.Groups()) {
 		finish(now)
 		return
@@ -129,21 +130,38 @@ func withVIPs(old, next *config.Config) *config.Config {
 	return &c
 }
 
-// mergedGroups are the groups of a file under the ids that the committed state
-// gives them.
-func (w *worker) mergedGroups(c *config.Config) []storage.Group {
-	groups := committedGroups(c)
+// changedGroups are the committed groups with the difference between the file
+// in force and the next one: what other members have added stays, although
+// this node's file does not list it yet.
+func (w *worker) changedGroups(next *config.Config) []storage.Group {
 	if w.state == nil {
-		return groups
+		return committedGroups(next)
 	}
+	listed := func(c *config.Config, a netip.Prefix) bool {
+		return slices.ContainsFunc(c.VIPs, func(v config.VIP) bool { return v.Address == a })
+	}
+	groups := w.state.Groups()
 	for i := range groups {
-		for _, g := range w.state.Groups() {
-			if g.Name == groups[i].Name {
-				groups[i].ID = g.ID
+		groups[i].VIPs = slices.DeleteFunc(groups[i].VIPs, func(v storage.VIP) bool {
+			return listed(w.cfg, v.Prefix) && !listed(next, v.Prefix)
+		})
+	}
+	for _, g := range committedGroups(next) {
+		i := slices.IndexFunc(groups, func(o storage.Group) bool { return o.Name == g.Name })
+		if i < 0 {
+			groups = append(groups, storage.Group{Name: g.Name})
+			i = len(groups) - 1
+		}
+		for _, v := range g.VIPs {
+			known := slices.ContainsFunc(groups, func(o storage.Group) bool {
+				return slices.ContainsFunc(o.VIPs, func(c storage.VIP) bool { return c.Prefix == v.Prefix })
+			})
+			if !known && !listed(w.cfg, v.Prefix) {
+				groups[i].VIPs = append(groups[i].VIPs, v)
 			}
 		}
 	}
-	return groups
+	return slices.DeleteFunc(groups, func(g storage.Group) bool { return len(g.VIPs) == 0 })
 }
 
 // groupsEqual compares what groups contain, in whatever order.
@@ -177,10 +195,9 @@ func (w *worker) useConfig(now int64, next *config.Config) error {
 		w.level.Set(next.Log.Level)
 	}
 	w.hooks.SetHooks(hooksOf(next))
-	w.ifaces.forget()
 	if w.raft != nil {
 		w.tracker.SetConfig(w.placementConfig())
-		w.placeVIPs(now)
+		w.placeVIPs()
 	}
 	if old.Status.Listen != next.Status.Listen {
 		if err := w.reopenStatus(next.Status.Listen); err != nil {

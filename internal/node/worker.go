@@ -88,18 +88,25 @@ type worker struct {
 	tracker  *placement.Tracker
 	notes    notebook
 
+	replayTo      uint64 // last index that was committed before this start, 0 once applied
+	groupsIndex   uint64 // of the last change of the groups
+	groupsSettled int64  // since when a majority has applied it, as the leader sees it
+
 	groups       []*group
 	leaving      []*group
 	forwarding   map[int]uint16
-	addressFault map[uint16]string
+	addressFault map[uint16]addressFault
 	addressJobs  chan func() // to the one goroutine that sets and removes
 	present      map[netip.Addr]bool
-	gateLost     string
-	fenced       bool
-	macs         [][6]byte
-	moves        *moves
-	orders       []transport.Order
-	refusals     map[lease.RefusalReason]uint64
+	// committedVIPs and their groups; gated has those in the gate's table,
+	// which are more while removals run.
+	committedVIPs, gated map[netip.Addr]uint16
+	gateLost             string
+	fenced               bool
+	macs                 [][6]byte
+	moves                *moves
+	orders               []transport.Order
+	refusals             map[lease.RefusalReason]uint64
 
 	waitsFor  []waitFor
 	stranger  string
@@ -114,6 +121,7 @@ type worker struct {
 	beatNow                 bool
 	hangLimit               time.Duration
 	testified               bool
+	testifyAgain            bool // the guard does not read at the moment
 	lastTurn                int64
 	stalls                  uint64
 
@@ -121,6 +129,7 @@ type worker struct {
 	askID     uint64
 	proposals map[uint64]proposal
 	switches  []switching
+	regroups  []regroup
 
 	stopping bool
 	stopped  stopState
@@ -154,8 +163,9 @@ func Run(ctx context.Context, o Options) error {
 		hangLimit:    guard.HangLimit(o.Config.Timing.Promise),
 		peers:        map[string]*peer{},
 		forwarding:   map[int]uint16{},
-		addressFault: map[uint16]string{},
+		addressFault: map[uint16]addressFault{},
 		present:      map[netip.Addr]bool{},
+		gated:        map[netip.Addr]uint16{},
 		refusals:     map[lease.RefusalReason]uint64{},
 		moves:        newMoves(),
 		asks:         map[uint64]waiting{},
@@ -254,11 +264,6 @@ func (w *worker) readInterface(name string) (vip.Interface, error) {
 	return w.vips.Interface(name)
 }
 
-func (w *worker) neighbours(a netip.Addr) ([][6]byte, error) {
-	all, err := w.vips.Neighbours([]netip.Addr{a})
-	return all[a], err
-}
-
 // startRaft opens the log behind the first configuration and everything that
 // counts members. It is called at the start, or at the founding.
 func (w *worker) startRaft(now int64) error {
@@ -283,6 +288,9 @@ func (w *worker) startRaft(now int64) error {
 	})
 	if err != nil {
 		return err
+	}
+	if commit := w.raft.Status(now).Commit; commit > w.appliedIndex() {
+		w.replayTo = commit
 	}
 	w.watchDisk()
 	w.membershipChanged(now)
@@ -370,7 +378,9 @@ func (w *worker) testify() {
 			}
 		}
 	}
-	if err := w.link.Testify(t); err != nil {
+	err := w.link.Testify(t)
+	w.testifyAgain = errors.Is(err, guard.ErrBusy)
+	if err != nil && !w.testifyAgain {
 		w.fail(err)
 	}
 }
@@ -412,6 +422,9 @@ func (w *worker) watchDisk() {
 						w.fail(err)
 					}
 				})
+			case <-w.raftLog.Failed():
+				w.mustPost(func(int64) { w.fail(fmt.Errorf("log: %w", w.raftLog.Err())) })
+				return
 			case <-w.stopCtx.Done():
 				return
 			}
@@ -453,7 +466,11 @@ func (w *worker) background(f func()) {
 // close ends what open opened, in reverse.
 func (w *worker) close(cancel context.CancelFunc) {
 	if w.hooks != nil {
-		w.hooks.Close(2 * time.Second)
+		wait := 2 * time.Second
+		if w.exitError() != nil {
+			wait = 0 // the guard waits for this exit
+		}
+		w.hooks.Close(wait)
 	}
 	cancel()
 	if w.addressJobs != nil {

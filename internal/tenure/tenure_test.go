@@ -55,6 +55,10 @@ func TestReleaseOrder(t *testing.T) {
 	m := &Machine{}
 	hold(t, m, 5)
 	want(t, "release", m.Release(10*ms), CloseGate)
+	want(t, "at once", m.Tick(10*ms))
+	if m.Next() != 11*ms {
+		t.Fatalf("next is %d, want 1 ms after the close", m.Next())
+	}
 	m.Closed(12 * ms)
 	wantState(t, m, Idle, 0)
 	want(t, "too early", m.Tick(13*ms-1))
