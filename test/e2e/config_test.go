@@ -48,7 +48,9 @@ func goodConfig(t *testing.T, dir string) string {
 		}
 		fmt.Fprintf(&b, "[[member]]\nname = %q\naddresses = [\"10.77.0.%d:7400\"]\npublic_key = %q\nrole = %q\n", n, i+1, key, role)
 	}
-	b.WriteString("[[vip]]\naddress = \"10.77.0.100/24\"\ninterface = \"eth0\"\n[timing]\nprofile = \"default\"\n[log]\nlevel = \"info\"\n")
+	// No host has this interface: a file that is wrongly taken for good must not
+	// touch this machine.
+	b.WriteString("[[vip]]\naddress = \"10.77.0.100/24\"\ninterface = \"hf-none0\"\n[timing]\nprofile = \"default\"\n[log]\nlevel = \"info\"\n")
 	return b.String()
 }
 
@@ -108,8 +110,8 @@ func TestConfigurationCheck(t *testing.T) {
 		"VIP of a member":       {strings.Replace(good, "10.77.0.100/24", "10.77.0.2/24", 1), "10.77.0.2"},
 		"network address":       {strings.Replace(good, "10.77.0.100/24", "10.77.0.0/24", 1), "10.77.0.0"},
 		"loopback":              {strings.Replace(good, "10.77.0.100/24", "127.0.0.1/8", 1), "127.0.0.1"},
-		"long interface":        {strings.Replace(good, `"eth0"`, `"an-interface-name-too-long"`, 1), "interface"},
-		"bad scope":             {strings.Replace(good, `interface = "eth0"`, "interface = \"eth0\"\nscope = \"all\"", 1), "scope"},
+		"long interface":        {strings.Replace(good, `"hf-none0"`, `"an-interface-name-too-long"`, 1), "interface"},
+		"bad scope":             {strings.Replace(good, `interface = "hf-none0"`, "interface = \"hf-none0\"\nscope = \"all\"", 1), "scope"},
 		"bad duration":          {good + "[placement]\nfence_delay = \"soon\"\n", "fence_delay"},
 		"negative duration":     {good + "[placement]\nfence_delay = \"-1s\"\n", "fence_delay"},
 		"wrong type":            {strings.Replace(good, `cluster = "site-a"`, `cluster = 7`, 1), "cluster"},
@@ -146,6 +148,14 @@ func TestConfigurationCheck(t *testing.T) {
 		if n := len(lines(out.Stderr, file+":")); out.Code != 2 || n < 3 {
 			t.Errorf("%d problems of 3, exit code %d: %s", n, out.Code, out.Stderr)
 		}
+	})
+	t.Run("key of another member", func(t *testing.T) {
+		write(strings.Replace(good, filepath.Join(dir, "gw1.key"), filepath.Join(dir, "gw2.key"), 1))
+		out := run(t, "run", "-c", file)
+		if out.Code != 2 {
+			t.Errorf("exit code %d: %s", out.Code, out.Stderr)
+		}
+		wantText(t, out.Stderr, "gw2.key", "public_key", "hint: ")
 	})
 	t.Run("key that others can read", func(t *testing.T) {
 		write(good)

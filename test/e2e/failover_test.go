@@ -180,14 +180,38 @@ func TestWorkerOfTheHolderDies(t *testing.T) {
 		}
 		w.mend(t, faults...)
 	})
-	t.Run("guard and worker hang, every note is lost", func(t *testing.T) {
+	for name, fault := range map[string]func(string) (*lab.Fault, error){
+		"worker hangs":           w.HangWorker,
+		"guard dies":             w.KillGuard,
+		"guard and worker hang":  w.Hang,
+		"guard and worker die":   func(n string) (*lab.Fault, error) { return w.Kill(n) },
+		"power of the host dies": func(n string) (*lab.Fault, error) { return w.PowerCut(n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			holder := w.holder(t)
+			p := w.watch(t)
+			f := broken(t)(fault(holder))
+			w.holder(t, w.other(holder))
+			p.owner(w.other(holder))
+			w.mend(t, f)
+			p.safeWithin(moved)
+		})
+	}
+	t.Run("only the guard hangs, the address stays", func(t *testing.T) {
 		holder := w.holder(t)
-		p := w.watch(t)
-		f := broken(t)(w.Hang(holder))
-		w.holder(t, w.other(holder))
-		p.owner(w.other(holder))
+		p, epoch := w.watch(t), w.epoch(t, holder)
+		f := broken(t)(w.HangGuard(holder))
+		always(t, 4*promise, func() error {
+			if h := w.Holder(); h != "" && h != holder {
+				return fmt.Errorf("%s holds", h)
+			}
+			return nil
+		})
 		w.mend(t, f)
-		p.safeWithin(moved)
+		p.untouched()
+		if e := w.epoch(t, holder); e != epoch {
+			t.Errorf("epoch %d became %d", epoch, e)
+		}
 	})
 }
 
