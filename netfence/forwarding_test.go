@@ -86,10 +86,19 @@ func TestForwardingRules(t *testing.T) {
 	if b.verdict(t, ingress, false, v4("203.0.113.1"), index) != verdictDrop {
 		t.Error("closed, with a default route: the world passes")
 	}
-	run(t, "ip", "route", "add", "blackhole", "203.0.113.0/24")
-	if b.verdict(t, ingress, false, v4("203.0.113.1"), index) == verdictDrop {
-		t.Error("what a black hole would swallow is not forwarded, but was dropped")
+	for kind, net := range map[string]string{"blackhole": "203.0.113", "unreachable": "198.51.100", "prohibit": "192.0.2"} {
+		run(t, "ip", "route", "add", kind, net+".0/24")
+		if b.verdict(t, ingress, false, v4(net+".1"), index) == verdictDrop {
+			t.Errorf("a %s route forwards nothing, but its packet was dropped", kind)
+		}
 	}
+	// Another interface whose number shares the filter's bit.
+	check(t, b.g.ClearForwarding(index))
+	check(t, b.SetForwarding(index+64, vipGroup))
+	if b.verdict(t, ingress, false, v4(far4.String()), index) == verdictDrop {
+		t.Error("the scope of another interface was applied")
+	}
+	check(t, b.SetForwarding(index, vipGroup))
 	open(t, b.g, vipGroup)
 	if b.verdict(t, ingress, false, v4(far4.String()), index) == verdictDrop {
 		t.Error("open: dropped")

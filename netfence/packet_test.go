@@ -113,6 +113,11 @@ func etherND(mac [6]byte, kind uint8, src, dst, target netip.Addr, exts ...uint8
 	return ether(mac, 0x86dd, ip6(src, dst, next, 255, p))
 }
 
+// hidden is a packet with the hop limit of neighbour discovery.
+func hidden(next uint8, payload []byte) []byte {
+	return ether(strangerMAC, 0x86dd, ip6(other6, all6, next, 255, payload))
+}
+
 // packetCase is one frame, the side it is seen at, and why a closed gate drops
 // it; empty means that it always passes.
 type packetCase struct {
@@ -121,6 +126,7 @@ type packetCase struct {
 	frame  []byte
 	reason string
 	l2only bool // has no meaning on a link without an Ethernet header
+	always bool // dropped even when the gate is open: what it hides cannot be told
 }
 
 func packetCases() []packetCase {
@@ -131,36 +137,43 @@ func packetCases() []packetCase {
 	next9, chain9 := chain(protoICMP6, nd(136, vip6, memberMAC), 60, 60, 60, 60, 60, 60, 60, 60, 60)
 	optioned := ip4Options(other4, vip4, protoUDP, 0, []byte{1, 1, 1, 1}, udp(1, 2))
 	return []packetCase{
-		{"IPv4 to VIP", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoUDP, udp(1, 2))), "ip_in", false},
-		{"IPv4 to VIP with options", ingress, ether(strangerMAC, 0x0800, optioned), "ip_in", false},
-		{"IPv4 to VIP, bare header", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, nil)), "ip_in", false},
-		{"IPv4 to VIP, one tag", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7), "ip_in", true},
-		{"IPv4 to VIP, two tags", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7, 0x6008), "ip_in", true},
-		{"IPv6 to VIP", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoUDP, 64, udp(1, 2))), "ip6_in", false},
-		{"IPv6 echo to VIP", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoICMP6, 64, echo6)), "ip6_in", false},
-		{"IPv6 to VIP, two tags", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoICMP6, 64, echo6), 7, 0x6008), "ip6_in", true},
-		{"ARP request for VIP", ingress, etherARP(strangerMAC, arpRequest, other4, vip4), "arp_in", false},
-		{"ARP probe for VIP", ingress, etherARP(strangerMAC, arpRequest, zero4, vip4), "arp_in", false},
-		{"ARP request for VIP, tagged", ingress, ether(strangerMAC, 0x0806, arp(arpRequest, strangerMAC, other4, vip4), 7), "arp_in", true},
-		{"NS for VIP", ingress, etherND(strangerMAC, 135, other6, all6, vip6), "nd_in", false},
-		{"NS for VIP, detection", ingress, etherND([6]byte{}, 135, zero6, all6, vip6), "nd_in", false},
-		{"NS for VIP behind hop-by-hop", ingress, etherND(strangerMAC, 135, other6, all6, vip6, 0), "nd_in", false},
-		{"NS for VIP behind options and fragment", ingress, etherND(strangerMAC, 135, other6, all6, vip6, 0, 60, 44), "nd_in", false},
-		{"hop limit 255, too many headers", ingress, ether(strangerMAC, 0x86dd, ip6(other6, all6, next9, 255, chain9)), "", false},
+		{"IPv4 to VIP", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoUDP, udp(1, 2))), "ip_in", false, false},
+		{"IPv4 to VIP with options", ingress, ether(strangerMAC, 0x0800, optioned), "ip_in", false, false},
+		{"IPv4 to VIP, bare header", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, nil)), "ip_in", false, false},
+		{"IPv4 to VIP, one tag", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7), "ip_in", true, false},
+		{"IPv4 to VIP, two tags", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7, 0x6008), "ip_in", true, false},
+		{"IPv6 to VIP", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoUDP, 64, udp(1, 2))), "ip6_in", false, false},
+		{"IPv6 echo to VIP", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoICMP6, 64, echo6)), "ip6_in", false, false},
+		{"IPv6 to VIP, two tags", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoICMP6, 64, echo6), 7, 0x6008), "ip6_in", true, false},
+		{"ARP request for VIP", ingress, etherARP(strangerMAC, arpRequest, other4, vip4), "arp_in", false, false},
+		{"ARP probe for VIP", ingress, etherARP(strangerMAC, arpRequest, zero4, vip4), "arp_in", false, false},
+		{"ARP request for VIP, tagged", ingress, ether(strangerMAC, 0x0806, arp(arpRequest, strangerMAC, other4, vip4), 7), "arp_in", true, false},
+		{"NS for VIP", ingress, etherND(strangerMAC, 135, other6, all6, vip6), "nd_in", false, false},
+		{"NS for VIP, detection", ingress, etherND([6]byte{}, 135, zero6, all6, vip6), "nd_in", false, false},
+		{"NS for VIP behind hop-by-hop", ingress, etherND(strangerMAC, 135, other6, all6, vip6, 0), "nd_in", false, false},
+		{"NS for VIP behind options and fragment", ingress, etherND(strangerMAC, 135, other6, all6, vip6, 0, 60, 44), "nd_in", false, false},
+		{"discovery, too many headers", ingress, hidden(next9, chain9), "nd_in", false, true},
+		{"discovery, cut before its type", ingress, hidden(chain(protoICMP6, nil, 60)), "nd_in", false, true},
+		{"discovery, cut in its target", ingress, hidden(protoICMP6, nd(136, vip6, [6]byte{})[:23]), "nd_in", false, true},
+		{"discovery, cut in an extension", ingress, hidden(60, []byte{58}), "nd_in", false, true},
+		{"discovery, cut in a fragment header", ingress, hidden(44, []byte{58, 0, 0, 1}), "nd_in", false, true},
 
-		{"IPv4 from VIP", egress, ether(ownMAC, 0x0800, ip4(vip4, other4, protoUDP, udp(1, 2))), "ip_out", false},
-		{"IPv4 from VIP, two tags", egress, ether(ownMAC, 0x0800, ip4(vip4, other4, protoUDP, udp(1, 2)), 8, 9), "ip_out", true},
-		{"IPv6 from VIP", egress, ether(ownMAC, 0x86dd, ip6(vip6, other6, protoTCP, 64, udp(1, 2))), "ip6_out", false},
-		{"ARP reply from VIP", egress, etherARP(ownMAC, arpReply, vip4, other4), "arp_out", false},
-		{"ARP request from VIP", egress, etherARP(ownMAC, arpRequest, vip4, other4), "arp_out", false},
-		{"gratuitous ARP request", egress, etherARP(ownMAC, arpRequest, vip4, vip4), "arp_out", false},
-		{"gratuitous ARP reply", egress, etherARP(ownMAC, arpReply, vip4, vip4), "arp_out", false},
-		{"gratuitous ARP reply, tagged", egress, ether(ownMAC, 0x0806, arp(arpReply, ownMAC, vip4, vip4), 8), "arp_out", true},
-		{"NA for VIP from another address", egress, etherND(ownMAC, 136, own6, all6, vip6), "nd_out", false},
-		{"NA for VIP from VIP", egress, etherND(ownMAC, 136, vip6, all6, vip6), "ip6_out", false},
-		{"NA for VIP behind hop-by-hop", egress, etherND(ownMAC, 136, own6, all6, vip6, 0), "nd_out", false},
-		{"NA for VIP behind eight headers", egress, etherND(ownMAC, 136, own6, all6, vip6, 0, 60, 43, 60, 60, 60, 60, 44), "nd_out", false},
-		{"NS from VIP", egress, etherND(ownMAC, 135, vip6, all6, other6), "ip6_out", false},
+		{"IPv4 from VIP", egress, ether(ownMAC, 0x0800, ip4(vip4, other4, protoUDP, udp(1, 2))), "ip_out", false, false},
+		{"IPv4 from VIP, two tags", egress, ether(ownMAC, 0x0800, ip4(vip4, other4, protoUDP, udp(1, 2)), 8, 9), "ip_out", true, false},
+		{"IPv6 from VIP", egress, ether(ownMAC, 0x86dd, ip6(vip6, other6, protoTCP, 64, udp(1, 2))), "ip6_out", false, false},
+		{"ARP reply from VIP", egress, etherARP(ownMAC, arpReply, vip4, other4), "arp_out", false, false},
+		{"ARP request from VIP", egress, etherARP(ownMAC, arpRequest, vip4, other4), "arp_out", false, false},
+		{"gratuitous ARP request", egress, etherARP(ownMAC, arpRequest, vip4, vip4), "arp_out", false, false},
+		{"gratuitous ARP reply", egress, etherARP(ownMAC, arpReply, vip4, vip4), "arp_out", false, false},
+		{"gratuitous ARP reply, tagged", egress, ether(ownMAC, 0x0806, arp(arpReply, ownMAC, vip4, vip4), 8), "arp_out", true, false},
+		{"NA for VIP from another address", egress, etherND(ownMAC, 136, own6, all6, vip6), "nd_out", false, false},
+		{"NA for VIP from VIP", egress, etherND(ownMAC, 136, vip6, all6, vip6), "ip6_out", false, false},
+		{"NA for VIP behind hop-by-hop", egress, etherND(ownMAC, 136, own6, all6, vip6, 0), "nd_out", false, false},
+		{"NA for VIP behind eight headers", egress, etherND(ownMAC, 136, own6, all6, vip6, 0, 60, 43, 60, 60, 60, 60, 44), "nd_out", false, false},
+		{"NA for VIP behind authentication", egress, hidden(51, slices.Concat([]byte{58, 2}, make([]byte, 14), nd(136, vip6, ownMAC))), "nd_out", false, false},
+		{"NA for VIP behind long options", egress, hidden(60, slices.Concat([]byte{58, 1}, make([]byte, 14), nd(136, vip6, ownMAC))), "nd_out", false, false},
+		{"discovery, too many headers", egress, hidden(next9, chain9), "nd_out", false, true},
+		{"NS from VIP", egress, etherND(ownMAC, 135, vip6, all6, other6), "ip6_out", false, false},
 
 		other("IPv4 from VIP", ingress, ether(memberMAC, 0x0800, ip4(vip4, own4, protoUDP, udp(1, 2)))),
 		other("IPv6 from VIP", ingress, ether(memberMAC, 0x86dd, ip6(vip6, own6, protoUDP, 64, udp(1, 2)))),
@@ -178,10 +191,10 @@ func packetCases() []packetCase {
 		other("hop limit 64, too many headers", ingress, ether(strangerMAC, 0x86dd, ip6(other6, all6, next9, 64, chain9))),
 		other("later fragment, hop limit 255", ingress, ether(strangerMAC, 0x86dd, ip6(other6, own6, 44, 255, []byte{58, 0, 1, 0, 0, 0, 0, 9}))),
 		other("LLDP", ingress, ether(strangerMAC, 0x88cc, make([]byte, 60))),
-		{"cut IPv4 header", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoUDP, nil)[:19], 7), "", true},
-		{"cut IPv6 header", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoUDP, 64, nil)[:39], 7), "", true},
-		{"cut tag", ingress, ether(strangerMAC, 0x8100, []byte{0, 1}, 7), "", true},
-		{"cut ARP", ingress, ether(strangerMAC, 0x0806, arp(arpRequest, strangerMAC, other4, vip4)[:27], 7), "", true},
+		{"cut IPv4 header", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoUDP, nil)[:19], 7), "", true, false},
+		{"cut IPv6 header", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoUDP, 64, nil)[:39], 7), "", true, false},
+		{"cut tag", ingress, ether(strangerMAC, 0x8100, []byte{0, 1}, 7), "", true, false},
+		{"cut ARP", ingress, ether(strangerMAC, 0x0806, arp(arpRequest, strangerMAC, other4, vip4)[:27], 7), "", true, false},
 		other("ARP of another protocol", ingress, ether(strangerMAC, 0x0806, append([]byte{0, 1, 9, 0, 6, 4, 0, 1}, arp(1, strangerMAC, other4, vip4)[8:]...))),
 
 		other("IPv4 to VIP", egress, ether(ownMAC, 0x0800, ip4(own4, vip4, protoUDP, udp(1, 2)))),

@@ -58,14 +58,24 @@ func isBPFFS(dir string) (bool, error) {
 	return st.Type == unix.BPF_FS_MAGIC, nil
 }
 
+// firstMounts is the mount namespace that the kernel starts with, where it has
+// a fixed number: MNT_NS_INIT_INO of include/linux/proc_ns.h, since Linux 6.18.
+const firstMounts = "mnt:[4026531832]"
+
 // isDurable tells whether pins outlive this process and its service: either we
 // share the mounts of PID 1, or the same file system is mounted there too. A
 // mount that only a private mount namespace knows (systemd's ProtectSystem
 // makes one) goes with the last process of the service, and every pin with it.
 func (p *pins) isDurable() bool {
-	own, err1 := os.Readlink("/proc/self/ns/mnt")
-	first, err2 := os.Readlink("/proc/1/ns/mnt")
-	if err1 != nil || err2 != nil {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	if own == firstMounts {
+		return true // PID 1 may be closed to us, the kernel's number is not
+	}
+	first, err := os.Readlink("/proc/1/ns/mnt")
+	if err != nil {
 		return false
 	}
 	if own == first {
