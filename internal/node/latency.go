@@ -49,5 +49,25 @@ func (w *worker) measure(now int64) {
 	for name := range w.peers {
 		rtt = max(rtt, w.mesh.RTTMax(name))
 	}
+	w.refusedNow = w.countRefused()
 	w.raft.SetLatency(min(rtt, w.timing.Promise), min(w.fsyncs.p99(), w.timing.Promise))
+}
+
+// countRefused adds up what was not taken from others.
+func (w *worker) countRefused() map[string]uint64 {
+	s := w.mesh.Stats()
+	out := map[string]uint64{
+		"connection": s.Refused, "handshake": s.HandshakesFailed, "malformed": s.Malformed,
+		"unknown_session": s.UnknownSession, "note_rate": s.NotesLimited, "note_size": s.NotesSize,
+		"overload": w.lost.Load(),
+	}
+	for _, p := range s.Peers {
+		out["hello"] += p.Refusals
+		out["replay"] += p.ReplayDrops
+		out["authentication"] += p.AuthFailures
+	}
+	for reason, n := range w.refusals {
+		out["grant_"+reason.String()] = n
+	}
+	return out
 }

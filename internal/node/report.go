@@ -56,8 +56,9 @@ func (w *worker) reading1(now int64) status.Report {
 			EpsilonMs: millis(w.timing.Epsilon), LeaseMs: millis(w.timing.Lease), MarginMs: millis(w.timing.Margin()),
 		},
 		Identity: status.Identity{RaftID: hex64(w.rid), Incarnation: hex64(w.inc)},
-		Lease:    status.Lease{LengthMs: w.timing.Lease.Milliseconds()},
-		Gate:     status.Gate{Attached: w.gate != nil && w.gateLost == "", Mode: w.gateMode},
+		Refused:  w.refusedNow, Stalls: w.stalls,
+		Lease: status.Lease{LengthMs: w.timing.Lease.Milliseconds()},
+		Gate:  status.Gate{Attached: w.gate != nil && w.gateLost == "", Mode: w.gateMode},
 	}
 	w.reportMembers(now, &r)
 	if w.raft != nil {

@@ -146,7 +146,9 @@ type worker struct {
 	report   atomic.Pointer[status.Report]
 	metrics  *status.Metrics
 	fsyncs   latencies
-	statusOn *statusPort
+	// refusedNow is made anew each second and never changed afterwards.
+	refusedNow map[string]uint64
+	statusOn   *statusPort
 }
 
 // maxBackground bounds the short jobs that run beside the loop.

@@ -84,6 +84,8 @@ var (
 	descRemaining = describe("lease_remaining_seconds", "Shortest time that is left of a lease held here, 0 without one.")
 	descEpoch     = describe("epoch", "Epoch of the group's assignment.", "group")
 	descDropped   = describe("gate_dropped_total", "Packets that the closed gate dropped, by reason.", "reason")
+	descRefused   = describe("refused_total", "What others sent that was not taken, by reason.", "reason")
+	descStalls    = describe("loop_stalls_total", "How often the loop did not turn for more than two beats.")
 	descGate      = describe("gate_attached", "1 while the kernel gate is attached wherever it must be.")
 	descReachable = describe("member_reachable", "1 while beats of the member arrive.", "member")
 	descMargin    = describe("safety_margin_seconds", "How much the timing leaves between the end of a lease and the end of the promise.")
@@ -98,7 +100,7 @@ var (
 // Describe lists nothing on purpose but the metrics that are always there;
 // those with labels come and go with members and groups.
 func (c reportCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAge, descHeld, descRemaining, descEpoch, descDropped, descGate,
+	for _, d := range []*prometheus.Desc{descAge, descHeld, descRemaining, descEpoch, descDropped, descRefused, descStalls, descGate,
 		descReachable, descMargin, descQuorum, descTerm, descApplied, descCommit, descBytes, descWALBytes} {
 		out <- d
 	}
@@ -129,6 +131,10 @@ func (c reportCollector) Collect(out chan<- prometheus.Metric) {
 	for reason, n := range report.Gate.Dropped {
 		out <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(n), reason)
 	}
+	for reason, n := range report.Refused {
+		out <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(n), reason)
+	}
+	out <- prometheus.MustNewConstMetric(descStalls, prometheus.CounterValue, float64(report.Stalls))
 	for _, m := range report.Members {
 		gauge(descReachable, flag(m.Reachable), m.Name)
 	}

@@ -75,9 +75,14 @@ type Report struct {
 	State     State      `json:"state"`
 	WAL       WAL        `json:"wal"`
 	Failovers []Failover `json:"failovers"` // newest last
-	Timing    Timing     `json:"timing"`
-	Identity  Identity   `json:"identity"`
-	StartedAt time.Time  `json:"started_at"` // of the worker
+	// Refused counts what this node did not take from others since it started,
+	// by reason: datagrams, connections, and requests for grants.
+	Refused map[string]uint64 `json:"refused"`
+	// Stalls counts how often the loop did not turn for more than two beats.
+	Stalls    uint64    `json:"stalls"`
+	Timing    Timing    `json:"timing"`
+	Identity  Identity  `json:"identity"`
+	StartedAt time.Time `json:"started_at"` // of the worker
 }
 
 // Lease is this node's right to answer. RemainingMs is 0 when it is not held.
@@ -247,6 +252,9 @@ func (r Report) Normal() Report {
 	list(&r.Failovers)
 	if r.Gate.Dropped == nil {
 		r.Gate.Dropped = map[string]uint64{}
+	}
+	if r.Refused == nil {
+		r.Refused = map[string]uint64{}
 	}
 	return r
 }
