@@ -90,7 +90,6 @@ type recorder struct {
 	events []string
 	number uint64
 	verify error
-	pid    func() int
 }
 
 func (r *recorder) add(format string, args ...any) {

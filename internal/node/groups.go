@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -41,14 +40,6 @@ func (g *group) next(now int64) int64 {
 		}
 	}
 	return next
-}
-
-func (g *group) addresses() []netip.Prefix {
-	var out []netip.Prefix
-	for _, v := range g.vips {
-		out = append(out, v.Address)
-	}
-	return out
 }
 
 // groupsTurn carries on with what is due, and releases what must not be held

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"crypto/ed25519"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
@@ -103,5 +102,3 @@ func (p *peer) silent(now int64) time.Duration { return time.Duration(now - p.he
 
 // heard tells whether a beat of it came within d.
 func (p *peer) heard(now int64, d time.Duration) bool { return p.heardAt != 0 && p.silent(now) <= d }
-
-func (p *peer) key() ed25519.PublicKey { return p.member.PublicKey[:] }
