@@ -136,8 +136,8 @@ func (w *worker) health() uint8 {
 			return cannotHold
 		}
 	}
-	if w.stopping || w.self.Role == config.Witness {
-		return cannotHold
+	if w.self.Role == config.Witness || w.stopping && !w.holdsAny() {
+		return cannotHold // what is held yet is handed over, not taken away
 	}
 	return healthy
 }
