@@ -24,8 +24,7 @@ var renames = map[string][]string{
 
 // exempt are files that rename what no power cut can leave behind anyway.
 var exempt = map[string]string{
-	"netfence/pins.go":        "pins are in bpffs, which is kernel memory",
-	"internal/node/reload.go": "the runtime directory is a tmpfs",
+	"netfence/pins.go": "pins are in bpffs, which is kernel memory",
 }
 
 // No program code outside of internal/vfs renames a file that must survive.
