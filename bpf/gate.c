@@ -629,7 +629,7 @@ static __always_inline int surely_other(struct __sk_buff *skb, const int dir, __
 		return net + sizeof(struct ip6hdr) <= end && clear_ipv6(net, end, dir, active);
 	if (proto == BE16(ETH_P_ARP))
 		return clear_arp(net, end, dir, active);
-	return !is_vlan(proto);
+	return 1; /* a third tag too: see inspect */
 }
 
 /* The same for IPv4 on links without an Ethernet header; one helper instead of many. */

@@ -78,6 +78,18 @@ func TestBlocked(t *testing.T) {
 		}
 	}
 
+	// Tunnels have no MACs; addresses count there as elsewhere.
+	for frame, want := range map[string]string{
+		string(frame4(memberMAC, data4, own4, protoUDP, udp(1, 2))):        "blocked",
+		string(frame4(memberMAC, peer4, own4, protoUDP, udp(1, 2))):        "blocked",
+		string(frame4(memberMAC, peer4, own4, protoUDP, udp(peerPort, 2))): "",
+		string(frame4(memberMAC, other4, own4, protoUDP, udp(1, 2))):       "",
+	} {
+		if got := b.drops(t, ingress, true, []byte(frame)); got != want {
+			t.Errorf("without Ethernet header, %x: dropped for %q, want %q", frame, got, want)
+		}
+	}
+
 	// A fenced member's claim still closes: our list may be older than its lease.
 	open(t, b.g, vipGroup)
 	b.verdict(t, ingress, false, claims(memberMAC)["gratuitous reply"], 0)

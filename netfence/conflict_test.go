@@ -102,6 +102,13 @@ func TestStrangersCannotClose(t *testing.T) {
 			t.Errorf("%s at egress closed the gate", name)
 		}
 	}
+	// Without an Ethernet header nobody can be told.
+	for name, frame := range claims(memberMAC) {
+		b.verdict(t, ingress, true, frame, 0)
+		if got := b.drops(t, ingress, false, probe); got != "" {
+			t.Errorf("%s on a tunnel closed the gate", name)
+		}
+	}
 	// A MAC that is ours and a member's is ours.
 	check(t, b.g.SetMembers(map[[6]byte]uint64{ownMAC: memberNode}))
 	b.verdict(t, ingress, false, claims(ownMAC)["gratuitous reply"], 0)

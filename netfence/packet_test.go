@@ -136,16 +136,20 @@ func packetCases() []packetCase {
 	}
 	next9, chain9 := chain(protoICMP6, nd(136, vip6, memberMAC), 60, 60, 60, 60, 60, 60, 60, 60, 60)
 	optioned := ip4Options(other4, vip4, protoUDP, 0, []byte{1, 1, 1, 1}, udp(1, 2))
+	longARP := slices.Concat([]byte{0, 1, 8, 0, 8, 4, 0, arpRequest}, make([]byte, 8), other4.AsSlice(), make([]byte, 8), vip4.AsSlice())
+	serviceTagged := slices.Concat([]byte{0, 9, 8, 0}, ip4(other4, vip4, protoICMP, echo4))
 	return []packetCase{
 		{"IPv4 to VIP", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoUDP, udp(1, 2))), "ip_in", false, false},
 		{"IPv4 to VIP with options", ingress, ether(strangerMAC, 0x0800, optioned), "ip_in", false, false},
 		{"IPv4 to VIP, bare header", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, nil)), "ip_in", false, false},
 		{"IPv4 to VIP, one tag", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7), "ip_in", true, false},
 		{"IPv4 to VIP, two tags", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7, 0x6008), "ip_in", true, false},
+		{"IPv4 to VIP, service tag", ingress, ether(strangerMAC, 0x88a8, serviceTagged), "ip_in", true, false},
 		{"IPv6 to VIP", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoUDP, 64, udp(1, 2))), "ip6_in", false, false},
 		{"IPv6 echo to VIP", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoICMP6, 64, echo6)), "ip6_in", false, false},
 		{"IPv6 to VIP, two tags", ingress, ether(strangerMAC, 0x86dd, ip6(other6, vip6, protoICMP6, 64, echo6), 7, 0x6008), "ip6_in", true, false},
 		{"ARP request for VIP", ingress, etherARP(strangerMAC, arpRequest, other4, vip4), "arp_in", false, false},
+		{"ARP request for VIP, long hardware address", ingress, ether(strangerMAC, 0x0806, longARP), "arp_in", false, false},
 		{"ARP probe for VIP", ingress, etherARP(strangerMAC, arpRequest, zero4, vip4), "arp_in", false, false},
 		{"ARP request for VIP, tagged", ingress, ether(strangerMAC, 0x0806, arp(arpRequest, strangerMAC, other4, vip4), 7), "arp_in", true, false},
 		{"NS for VIP", ingress, etherND(strangerMAC, 135, other6, all6, vip6), "nd_in", false, false},
@@ -182,6 +186,8 @@ func packetCases() []packetCase {
 		other("gratuitous ARP request of another", ingress, etherARP(strangerMAC, arpRequest, vip4, vip4)),
 		other("gratuitous ARP reply of another", ingress, etherARP(strangerMAC, arpReply, vip4, vip4)),
 		other("NA for VIP", ingress, etherND(strangerMAC, 136, vip6, own6, vip6)),
+		other("ARP reply to VIP", ingress, etherARP(strangerMAC, arpReply, other4, vip4)),
+		other("IPv4 to VIP, three tags", ingress, ether(strangerMAC, 0x0800, ip4(other4, vip4, protoICMP, echo4), 7, 8, 9)),
 		other("ARP request for another", ingress, etherARP(strangerMAC, arpRequest, other4, own4)),
 		other("NS for another", ingress, etherND(strangerMAC, 135, other6, all6, own6)),
 		other("IPv4", ingress, ether(strangerMAC, 0x0800, ip4(other4, own4, protoUDP, udp(1, 2)))),
