@@ -267,8 +267,7 @@ static __always_inline int peer_port(const struct frame *f, const int l3, const 
 
 /*
  * Whether an IP packet is to or from a blocked member. off is that of the
- * transport header, 0 when this packet holds none (a later fragment). nd
- * tells that the packet is neighbour discovery for a peer address.
+ * transport header, 0 when this packet holds none (a later fragment).
  */
 static __always_inline int is_blocked_ip(const struct frame *f, const int dir, const int l3,
 					 const struct address *remote, __u8 proto, __u32 off)
@@ -458,8 +457,7 @@ static __always_inline int inspect_ipv6(const struct frame *f, const int dir, co
 
 	if (dir == IN && (f->active & ACTIVE_FORWARDING) && forwarding_closed(f)) {
 		struct bpf_fib_lookup fib = {.family = AF_INET6, .l4_protocol = ip.next};
-		if ((ip.dst[0] & 0xff) == 0xff)
-			return PASS; /* multicast */
+		/* bpf_fib_lookup itself says that multicast and link-local are not forwarded. */
 		__builtin_memcpy(fib.src, ip.src, sizeof(fib.src));
 		__builtin_memcpy(fib.dst, ip.dst, sizeof(fib.dst));
 		if (would_forward(f, &fib))

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/holdfast-ha/holdfast/internal/clock"
 )
 
 // TestCost reports what a packet that is for no VIP costs beside an empty
@@ -47,6 +49,36 @@ func TestCost(t *testing.T) {
 			t.Logf("%-30s %-17s %6.1f ns, empty %5.1f ns, ratio %.2f", fr.name, with, cost, base, cost/base)
 		}
 	}
+}
+
+// TestCallCost reports what the calls of guard and worker take.
+func TestCallCost(t *testing.T) {
+	p := newPair(t)
+	f := loadFence(t, pinRoot(t), ModeTCX)
+	check(t, f.SetVIPs(bothVIPs))
+	check(t, f.AttachAll())
+	g := openGate(t, f, testNumber)
+	for name, call := range map[string]func() error{
+		"Open":           func() error { now := clock.Boottime(); return g.Open(vipGroup, now+1e9, now) },
+		"CloseGroup":     func() error { return g.CloseGroup(vipGroup) },
+		"SetIncarnation": func() error { return f.SetIncarnation(testNumber) },
+		"Verify":         f.Verify,
+	} {
+		logCall(t, name, call)
+	}
+	logCall(t, "CloseAll", f.CloseAll)
+	p.expectVIP(t, "at the end", false)
+	check(t, f.Detach())
+}
+
+func logCall(t testing.TB, name string, call func() error) {
+	t.Helper()
+	const times = 50
+	start := time.Now()
+	for range times {
+		check(t, call())
+	}
+	t.Logf("%-14s %v", name, time.Since(start)/times)
 }
 
 func emptyProgram(t testing.TB) *ebpf.Program {

@@ -2,6 +2,7 @@ package netfence
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -9,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-ha/holdfast/internal/clock"
 )
 
 // TestLoadErrors covers that each refusal has its class and a hint, and that
@@ -65,10 +68,8 @@ func TestModeSelection(t *testing.T) {
 	check(t, f.Detach())
 }
 
-// TestMissingCapability drops what loading needs on a thread of its own.
-func TestMissingCapability(t *testing.T) {
-	needRoot(t)
-	dir := filepath.Join(t.TempDir(), "bpf")
+// withoutCapabilities runs f on a thread of its own that has none.
+func withoutCapabilities(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with its capabilities
@@ -78,17 +79,64 @@ func TestMissingCapability(t *testing.T) {
 			result <- err
 			return
 		}
+		result <- f()
+	}()
+	return <-result
+}
+
+// TestMissingCapability drops what loading needs on a thread of its own.
+func TestMissingCapability(t *testing.T) {
+	needRoot(t)
+	dir := filepath.Join(t.TempDir(), "bpf")
+	err := withoutCapabilities(func() error {
 		f, err := Load(Options{PinDir: dir})
 		if err == nil {
 			err = errors.Join(errors.New("loaded without capabilities"), f.Close())
 		}
-		result <- err
-	}()
-	err := <-result
+		return err
+	})
 	if !errors.Is(err, ErrNoCapability) || !strings.Contains(err.Error(), "CAP_BPF") {
 		t.Errorf("load without capabilities: %v", err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pin directory was left behind: %v", err)
 	}
+}
+
+// TestWorkerNeedsNoCapability covers that a worker gets by with the files it is
+// given (its kernel permitting: before 6.0 the bpf call itself needs CAP_BPF),
+// and that it cannot change the guard's number.
+func TestWorkerNeedsNoCapability(t *testing.T) {
+	inNewNamespace(t)
+	fence := loadFence(t, pinRoot(t), ModeClsact)
+	check(t, fence.SetIncarnation(testNumber))
+	files, err := fence.GateFiles()
+	check(t, err)
+	err = withoutCapabilities(func() error {
+		g, err := OpenGate(files)
+		if err != nil {
+			return err
+		}
+		now := clock.Boottime()
+		if err := errors.Join(g.SetVIPs(bothVIPs), g.SetForwarding(1, vipGroup), g.Block([]Blocked{{Node: 1}}),
+			g.SetMembers(map[[6]byte]uint64{memberMAC: 1}), g.Open(vipGroup, now+1e9, now)); err != nil {
+			return err
+		}
+		if v, err := g.Read(vipGroup); err != nil || !v.Open {
+			return fmt.Errorf("gate is %+v: %w", v, err)
+		}
+		_, err = g.Counters()
+		number := g.t.maps[".data.control"]
+		if put := number.Put(uint32(0), uint64(9)); !errors.Is(put, unix.EPERM) {
+			err = errors.Join(err, fmt.Errorf("write of the guard's number: %v", put))
+		}
+		return errors.Join(err, g.CloseGroup(vipGroup), g.Close())
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range files {
+		check(t, f.Close())
+	}
+	check(t, fence.Detach())
 }
