@@ -142,9 +142,11 @@ func (p pair) expectVIP(t testing.TB, what string, open bool) {
 	expectPing(t, p.client, what, open, vip4, vip6)
 	expectPing(t, p.client, what, true, own4, own6)
 	inside(t, p.client, func() {
-		wait := 100 * time.Millisecond
-		if got := len(whoHas(t, "c0", other4, vip4, wait)); (got > 0) != open {
-			t.Errorf("%s: %d hosts answer ARP for the VIP, want an answer: %v", what, got, open)
+		ask := func() bool { return len(whoHas(t, "c0", other4, vip4, 100*time.Millisecond)) > 0 }
+		if open {
+			eventually(t, what+": ARP for the VIP is answered", ask)
+		} else if ask() {
+			t.Errorf("%s: ARP for the VIP is answered", what)
 		}
 	})
 }

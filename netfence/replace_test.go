@@ -73,6 +73,8 @@ func (p pair) expectOpenNever(t testing.TB, f *Fence) {
 			check(t, err)
 		}
 	}
+	_, headErr := r.ReadString('\n') // it has dots too
+	check(t, headErr)
 	asked(3)
 	err := errors.Join(f.AttachAll(), f.AttachAll())
 	asked(3)
