@@ -71,19 +71,41 @@ func (w *worker) reading1(now int64) status.Report {
 			r.VIPs = append(r.VIPs, status.VIP{Address: v.Address.String(), Interface: v.Interface, Group: v.Group, Gate: "closed"})
 		}
 	}
-	if w.gate != nil {
-		dropped, err := w.gate.Counters()
-		if err != nil {
-			w.limited.Warn("gate counters not read", "error", err)
-		}
-		r.Gate.Dropped = dropped
-	}
+	r.Gate.Dropped = w.dropped(now)
 	for _, f := range w.waitsFor {
 		r.WaitingFor = append(r.WaitingFor, f.name)
 	}
 	slices.Sort(r.WaitingFor)
 	r.Conditions = w.conditions(now, &r)
 	return r
+}
+
+// countersEvery is how old the gate's counters in a reading may be: each costs
+// a system call.
+const countersEvery = 500 * time.Millisecond
+
+// dropped reads the gate's counters, now and then.
+func (w *worker) dropped(now int64) map[string]uint64 {
+	if w.gate == nil || now < w.nextCounters {
+		return w.droppedNow
+	}
+	w.nextCounters = now + int64(countersEvery)
+	counters, err := w.gate.Counters()
+	if err != nil {
+		w.limited.Warn("gate counters not read", "error", err)
+		return w.droppedNow
+	}
+	w.droppedNow = counters
+	return counters
+}
+
+// stateHash is the hash of the state at an index, made once for each.
+func (w *worker) stateHash(applied uint64) string {
+	if w.hashOf != applied {
+		sum := w.state.Hash()
+		w.hashOf, w.hashText = applied, hex.EncodeToString(sum[:8])
+	}
+	return w.hashText
 }
 
 func (w *worker) connectedPeers() int {
@@ -161,9 +183,8 @@ func (w *worker) reportRaft(now int64, r *status.Report) {
 	if s.Lost {
 		r.Leader = ""
 	}
-	hash := w.state.Hash()
 	stats := w.raftLog.Stats()
-	r.State = status.State{Applied: applied, Commit: s.Commit, Hash: hex.EncodeToString(hash[:8])}
+	r.State = status.State{Applied: applied, Commit: s.Commit, Hash: w.stateHash(applied)}
 	r.WAL = status.WAL{
 		Bytes: stats.Bytes, Segments: stats.Segments, Verdict: strings.ToLower(w.recovery.Verdict.String()),
 		FsyncP99Ms: millis(w.fsyncs.p99()),

@@ -146,8 +146,12 @@ type worker struct {
 	report   atomic.Pointer[status.Report]
 	metrics  *status.Metrics
 	fsyncs   latencies
-	// refusedNow is made anew each second and never changed afterwards.
-	refusedNow map[string]uint64
+	// refusedNow and droppedNow are made anew now and then and never changed
+	// afterwards: reports that other goroutines read share them.
+	refusedNow, droppedNow map[string]uint64
+	nextCounters           int64
+	hashOf                 uint64 // applied index of hashText
+	hashText               string
 	statusOn   *statusPort
 }
 

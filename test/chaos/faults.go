@@ -106,7 +106,7 @@ func silentDeath(_ context.Context, c *lab.Cluster, node string, _ plan) (func()
 var errRefused = errors.New("refused")
 
 func command(ctx context.Context, c *lab.Cluster, args ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	err := errRefused
 	for _, node := range c.Names() {
@@ -130,15 +130,20 @@ func failover(ctx context.Context, c *lab.Cluster, _ string, _ plan) (func() err
 	return nothing, command(ctx, c, "failover")
 }
 
+// maintenance is ended by settle, for good: at the end of the fault itself the
+// other one may leave nobody to ask.
 func maintenance(ctx context.Context, c *lab.Cluster, node string, _ plan) (func() error, error) {
-	off := func() error { return endMaintenance(ctx, c) }
+	off := func() error {
+		_ = command(ctx, c, "maintenance", "off", node)
+		return nil
+	}
 	return off, command(ctx, c, "maintenance", "on", node)
 }
 
 // endMaintenance ends it on every member, also when nobody knows whether the
 // command that began it was carried out.
 func endMaintenance(ctx context.Context, c *lab.Cluster) error {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(healLimit)
 	for _, node := range c.Names() {
 		for {
 			err := command(ctx, c, "maintenance", "off", node)
@@ -148,7 +153,7 @@ func endMaintenance(ctx context.Context, c *lab.Cluster) error {
 			if time.Now().After(deadline) {
 				return fmt.Errorf("end maintenance of %s: %w", node, err)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(50 * time.Millisecond)
 		}
 	}
 	return nil

@@ -32,6 +32,7 @@ type options struct {
 	failures int
 	level    string
 	only     string
+	gap      time.Duration
 }
 
 func main() {
@@ -45,6 +46,7 @@ func main() {
 	flag.IntVar(&o.failures, "failures", 1, "stop after so many failed rounds")
 	flag.StringVar(&o.level, "log", "debug", "log level of the members")
 	flag.StringVar(&o.only, "only", "", "draw this kind of fault only")
+	flag.DurationVar(&o.gap, "gap", 0, "count a round with a longer gap as failed, to keep its logs; 0 = never")
 	flag.Parse()
 	path, err := filepath.Abs(o.binary)
 	if err == nil {
@@ -99,6 +101,9 @@ func run(ctx context.Context, o options) (*summary, error) {
 			}
 		}
 		r := w.round(ctx, n, draw(o, n))
+		if o.gap > 0 && r.gap > o.gap {
+			r.err = errors.Join(r.err, fmt.Errorf("gap %v is longer than %v", r.gap, o.gap))
+		}
 		fmt.Printf("seed %d %s\n", o.seed, r)
 		sum.add(r)
 		if !r.failed() {

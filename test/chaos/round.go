@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,7 +91,7 @@ func (w *world) round(ctx context.Context, n int, plans []plan) result {
 	since := lab.Now()
 	r.faults, r.err = w.act(ctx, plans)
 	mended := time.Now()
-	r.err = errors.Join(r.err, w.settle(ctx))
+	r.err = errors.Join(r.err, w.settle(ctx, plans))
 	r.healed = time.Since(mended)
 	time.Sleep(calm)
 	next, err := watch(w.env.Cluster)
@@ -146,10 +147,15 @@ func nextStep(plans []plan, mends []func() error) (index int, at time.Duration) 
 
 // settle starts what is dead and waits until the cluster is whole, the client
 // hears its holder, and no process is left that should not be.
-func (w *world) settle(ctx context.Context) error {
+func (w *world) settle(ctx context.Context, plans []plan) error {
 	c := w.env.Cluster
 	if err := c.Start(); err != nil {
 		return err
+	}
+	if slices.ContainsFunc(plans, func(p plan) bool { return p.kind.name == "maintenance" }) {
+		if err := endMaintenance(ctx, c); err != nil {
+			return err
+		}
 	}
 	if err := w.env.WaitWholeWithin(ctx, healLimit); err != nil {
 		return err
