@@ -152,7 +152,7 @@ type worker struct {
 	nextCounters           int64
 	hashOf                 uint64 // applied index of hashText
 	hashText               string
-	statusOn   *statusPort
+	statusOn               *statusPort
 }
 
 // maxBackground bounds the short jobs that run beside the loop.
