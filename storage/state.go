@@ -226,6 +226,26 @@ func (s *State) maintain(index uint64, at int64, m Maintenance) string {
 // setGroups keeps the ID of every name that stays. An address may not go from
 // one living group to another in one step: the old holder might not have
 // applied the step when the new one opens its gate (F1a).
+// Limits of the committed groups: what a beat and a gate have room for. Files
+// of members are added up, so each of them may be within its own limits.
+const (
+	MaxCommittedGroups = 16
+	MaxCommittedVIPs   = 256
+	// MaxGroupID is above all group ids; a gate keeps numbers from here on.
+	MaxGroupID = 1000
+)
+
+func overLimits(groups []Group) string {
+	vips := 0
+	for _, g := range groups {
+		vips += len(g.VIPs)
+	}
+	if len(groups) > MaxCommittedGroups || vips > MaxCommittedVIPs {
+		return fmt.Sprintf("%d groups with %d addresses, at most %d and %d", len(groups), vips, MaxCommittedGroups, MaxCommittedVIPs)
+	}
+	return ""
+}
+
 func (s *State) setGroups(c SetGroups) string {
 	owner := map[string]string{} // address -> group name now
 	known := map[string]Group{}
@@ -237,6 +257,9 @@ func (s *State) setGroups(c SetGroups) string {
 	}
 	next := s.nextGroup
 	groups := cloneGroups(c.Groups)
+	if why := overLimits(groups); why != "" {
+		return why
+	}
 	for i, g := range groups {
 		for _, v := range g.VIPs {
 			if was, ok := owner[v.Prefix.Addr().String()]; ok && was != g.Name {
@@ -246,7 +269,7 @@ func (s *State) setGroups(c SetGroups) string {
 		if old, ok := known[g.Name]; ok {
 			groups[i].ID = old.ID
 		} else {
-			if next == ^uint16(0) {
+			if next >= MaxGroupID {
 				return "group numbers are used up"
 			}
 			groups[i].ID = next

@@ -264,7 +264,14 @@ func (m *Manager) RemoveStrays(addrs []netip.Addr) ([]Stray, error) {
 			continue
 		}
 		link, err := m.handle.LinkByIndex(h.LinkIndex)
-		if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
+		var gone netlink.LinkNotFoundError
+		switch {
+		case errors.As(err, &gone):
+			continue // and the address with it
+		case err != nil:
+			errs = append(errs, fmt.Errorf("remove stray %v: %w", h.prefix, explain(err)))
+			continue
+		case link.Attrs().Flags&net.FlagLoopback != 0:
 			continue
 		}
 		found, err := m.drop(link, h.prefix.Addr())

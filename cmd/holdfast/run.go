@@ -56,7 +56,11 @@ func daemonError(err error) error {
 	var gate *netfence.HintError
 	switch {
 	case errors.As(err, &worker):
-		return &commandError{code: worker.Code, err: err, hint: workerHint(worker.Code)}
+		code := exitUsage
+		if worker.Code == guard.ExitIntegrity {
+			code = exitIntegrity
+		}
+		return &commandError{code: code, err: err, hint: workerHint(code)}
 	case errors.As(err, &hinted):
 		return &commandError{code: exitFailed, err: err, hint: hinted.Hint}
 	case errors.As(err, &gate):

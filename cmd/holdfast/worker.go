@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 
+	"github.com/holdfast-ha/holdfast/internal/guard"
 	"github.com/holdfast-ha/holdfast/internal/node"
 	"github.com/holdfast-ha/holdfast/storage"
 	"github.com/holdfast-ha/holdfast/wal"
@@ -15,8 +16,24 @@ type workerCmd struct {
 	GateMode    string `help:"How the gate is attached, for status."`
 }
 
-// Run is the worker process, the child of run.
+// Run is the worker process, the child of run. Its exit code speaks to the
+// guard.
 func (c *workerCmd) Run(a *app) error {
+	err := c.run(a)
+	if err == nil {
+		return nil
+	}
+	code, hint := classify(err)
+	switch code {
+	case exitUsage:
+		code = guard.ExitConfig
+	case exitIntegrity:
+		code = guard.ExitIntegrity
+	}
+	return &commandError{code: code, err: err, hint: hint}
+}
+
+func (c *workerCmd) run(a *app) error {
 	parsed, err := loadConfig(a.cli.ConfigFile)
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ func KnownAddresses(dir string) ([]Address, error) {
 		}
 		p, err := netip.ParsePrefix(string(prefix))
 		if err != nil {
-			return nil, fmt.Errorf("read known addresses: %w", err)
+			continue // a line that was cut short, and the next one glued to it
 		}
 		out = append(out, Address{Prefix: p, Interface: string(iface)})
 	}
@@ -68,6 +68,8 @@ func rememberAddresses(dir string, list []Address) error {
 	if len(lines) == 0 {
 		return nil
 	}
+	// Ends a line that a full disk has cut short.
+	lines = append([]byte("\n"), lines...)
 	f, err := os.OpenFile(filepath.Join(dir, addressFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("remember addresses: %w", err)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,20 +70,23 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Exit codes of a worker that tell the guard not to start another one.
+// Exit codes of a worker that tell the guard not to start another one. They
+// are none that Go itself ends a process with: a panic exits with 2.
 const (
-	exitConfig    = 2
-	exitIntegrity = 5
+	// ExitConfig: the configuration cannot be used.
+	ExitConfig = 82
+	// ExitIntegrity: the data directory failed an integrity check.
+	ExitIntegrity = 85
 )
 
 // WorkerError says that a worker ended in a way that a restart cannot mend.
 type WorkerError struct {
-	// Code is the worker's exit code, to be passed on as the guard's own.
+	// Code is ExitConfig or ExitIntegrity.
 	Code int
 }
 
 func (e *WorkerError) Error() string {
-	if e.Code == exitIntegrity {
+	if e.Code == ExitIntegrity {
 		return "worker refused to start: the data directory failed an integrity check"
 	}
 	return "worker refused to start: the configuration cannot be used"
@@ -99,6 +103,7 @@ var noteRepeats = [...]time.Duration{2 * time.Millisecond, 10 * time.Millisecond
 type guard struct {
 	Options
 	log      *slog.Logger
+	checks   sync.WaitGroup // looks at the gate, beside the life of a worker
 	backoff  time.Duration
 	gateOK   bool
 	notified bool
@@ -122,6 +127,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer os.Remove(filepath.Join(o.RuntimeDir, pidFile))
+	defer g.checks.Wait()
 	for {
 		started := time.Now()
 		err := g.life(ctx)

@@ -273,7 +273,7 @@ func TestPlannedStop(t *testing.T) {
 }
 
 func TestFatalExitCodesEndTheGuard(t *testing.T) {
-	for _, code := range []int{exitConfig, exitIntegrity} {
+	for _, code := range []int{ExitConfig, ExitIntegrity} {
 		h := start(t, fmt.Sprintf("exit-%d", code))
 		err := <-h.ended
 		h.ended <- nil
@@ -285,6 +285,21 @@ func TestFatalExitCodesEndTheGuard(t *testing.T) {
 			t.Fatal("a note was sent for a worker that left no testament")
 		}
 	}
+}
+
+// A panic exits with 2, which is also what a shell calls a wrong usage: the
+// guard must start another worker, not give up.
+func TestAPanicIsNoWrongConfiguration(t *testing.T) {
+	h := start(t, "exit-2")
+	h.wait(t, "second worker", func() bool {
+		n := 0
+		for _, e := range h.all() {
+			if e == "number" {
+				n++
+			}
+		}
+		return n >= 3 // take-over, first, second
+	})
 }
 
 func TestReloadAndGateStateReachTheWorker(t *testing.T) {
@@ -458,7 +473,7 @@ func TestAddressesAreRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(path)
-	if err != nil || strings.Count(string(raw), "\n") != 1 {
+	if err != nil || strings.Count(string(raw), "eth0\n") != 1 {
 		t.Fatalf("written twice: %q, %v", raw, err)
 	}
 	if err := os.WriteFile(path, append(raw, "10.0.0.1/24 et"...), 0o600); err != nil {
@@ -470,8 +485,17 @@ func TestAddressesAreRemembered(t *testing.T) {
 	if err := os.WriteFile(path, []byte("nonsense eth0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = KnownAddresses(h.dir); err == nil {
-		t.Fatal("nonsense was read")
+	if known, err = KnownAddresses(h.dir); err != nil || len(known) != 0 {
+		t.Fatalf("nonsense was read as %v, %v", known, err)
+	}
+	if err := os.WriteFile(path, []byte("192.0.2.1/2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := rememberAddresses(h.dir, []Address{{netip.MustParsePrefix("10.0.0.9/24"), "eth0"}}); err != nil {
+		t.Fatal(err)
+	}
+	if known, err = KnownAddresses(h.dir); err != nil || len(known) != 1 {
+		t.Fatalf("after a line that was cut short: %v, %v", known, err)
 	}
 	os.Remove(path)
 }

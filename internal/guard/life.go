@@ -25,6 +25,8 @@ type life struct {
 	stopBy    int64
 	exited    chan error
 	messages  chan message
+	gate      chan error // what a look at the gate found; at most one is under way
+	looking   bool
 }
 
 var errHung = errors.New("worker hung")
@@ -82,7 +84,7 @@ func (g *guard) start() (*life, error) {
 	}
 	l := &life{
 		g: g, cmd: cmd, conn: ours, pulse: heart, since: clock.Boottime(),
-		exited: make(chan error, 1), messages: make(chan message, 64),
+		exited: make(chan error, 1), messages: make(chan message, 64), gate: make(chan error, 1),
 	}
 	if err := writePid(filepath.Join(g.RuntimeDir, workerPidFile), cmd.Process.Pid); err != nil {
 		g.log.Warn("worker pid not written", "error", err)
@@ -160,7 +162,9 @@ func (l *life) watch(ctx context.Context) error {
 				l.g.log.Warn("reload not passed on", "error", err)
 			}
 		case <-verify.C:
-			l.verifyGate()
+			l.lookAtGate()
+		case err := <-l.gate:
+			l.gateSeen(err)
 		case <-timer.C:
 			now := clock.Boottime()
 			// A guard that was itself late judges nobody: both may have been
@@ -242,22 +246,37 @@ func (l *life) handle(m message) {
 	}
 }
 
-// verifyGate attaches again what came off, and tells the worker: while an
-// interface is without its programs, the gate cannot close (A4: releases at
-// once).
-func (l *life) verifyGate() {
-	err := l.g.Gate.Verify()
-	was := l.g.gateOK
-	l.g.gateOK = err == nil
-	if err != nil {
-		l.g.log.Error("gate not attached on every interface, attaching again", "error", err)
-		l.tellGate(err.Error())
-		if err := l.g.Gate.AttachAll(); err != nil {
-			l.g.log.Error("gate not attached again", "error", err)
-		}
+// lookAtGate looks beside the watch over the worker, which must not wait for a
+// kernel that is busy with the network configuration. What came off is attached
+// again at once.
+func (l *life) lookAtGate() {
+	if l.looking {
 		return
 	}
-	if !was {
+	l.looking = true
+	g := l.g
+	g.checks.Go(func() {
+		err := g.Gate.Verify()
+		if err != nil {
+			g.log.Error("gate not attached on every interface, attaching again", "error", err)
+			if err := g.Gate.AttachAll(); err != nil {
+				g.log.Error("gate not attached again", "error", err)
+			}
+		}
+		l.gate <- err
+	})
+}
+
+// gateSeen tells the worker: while an interface is without its programs, the
+// gate cannot close (A4: it releases at once).
+func (l *life) gateSeen(err error) {
+	l.looking = false
+	was := l.g.gateOK
+	l.g.gateOK = err == nil
+	switch {
+	case err != nil:
+		l.tellGate(err.Error())
+	case !was:
 		l.g.log.Info("gate attached again on every interface")
 		l.tellGate("")
 	}
@@ -330,7 +349,7 @@ func exitReason(err error) error {
 		return fmt.Errorf("wait for worker: %w", err)
 	}
 	switch code := exit.ExitCode(); code {
-	case exitConfig, exitIntegrity:
+	case ExitConfig, ExitIntegrity:
 		return &WorkerError{Code: code}
 	default:
 		return fmt.Errorf("worker died: %w", exit)

@@ -44,6 +44,9 @@ func (w *worker) setAddresses(g *group, done func(now int64, err error)) {
 	vips := g.vips
 	w.addressJob(func() {
 		var err error
+		if w.ungated.Load() {
+			err = errCannotHold
+		}
 		for _, v := range vips {
 			if v.Interface != "" && err == nil {
 				err = w.vips.Add(vip.Address{Prefix: v.Address, Interface: v.Interface})

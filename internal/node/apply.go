@@ -34,7 +34,8 @@ func (w *worker) raftTurn(now int64) {
 		if w.replayTo != 0 && !w.catchingUp() {
 			w.caughtUp(now)
 		}
-		if len(out.Messages) == 0 && len(out.Committed) == 0 {
+		w.mayGrant(now)
+		if w.exit != nil || len(out.Messages) == 0 && len(out.Committed) == 0 {
 			return
 		}
 	}
@@ -78,6 +79,23 @@ func (w *worker) apply(now int64, e quorum.Entry) {
 	}
 }
 
+// votingChanged is G6, and more: a voter that has not yet applied again what it
+// had in its log when it started knows less than it has said of itself, and
+// grants nothing (G3, G4).
+func (w *worker) votingChanged() {
+	conf, _ := w.state.Conf()
+	w.voter.SetVoting(conf.Voter(w.rid) && w.grantFrom == 0)
+}
+
+// mayGrant ends the wait of votingChanged. A log that was cut has an outcome
+// for all that it lost.
+func (w *worker) mayGrant(now int64) {
+	if w.grantFrom != 0 && w.appliedIndex() >= min(w.grantFrom, w.raft.Status(now).LastIndex) {
+		w.grantFrom = 0
+		w.votingChanged()
+	}
+}
+
 // catchingUp tells whether entries are applied that were committed before this
 // start: their effects on this host are of the past.
 func (w *worker) catchingUp() bool { return w.appliedIndex() < w.replayTo }
@@ -115,8 +133,7 @@ func (w *worker) assigned(now int64, epoch uint64, a storage.Assign) {
 
 // membershipChanged brings everybody who counts members up to date.
 func (w *worker) membershipChanged(int64) {
-	conf, _ := w.state.Conf()
-	w.voter.SetVoting(conf.Voter(w.rid))
+	w.votingChanged()
 	w.countersChanged()
 	for _, m := range w.state.Members() {
 		if p, ok := w.peers[m.Name]; ok {

@@ -14,6 +14,7 @@ import (
 // not hold an address even if nobody else could (A4).
 const (
 	healthy    uint8 = 0
+	impaired   uint8 = 1 // some group cannot be held here
 	cannotHold uint8 = 255
 )
 
@@ -131,13 +132,20 @@ func (w *worker) fillNotes(now int64, b *transport.Beat) {
 
 // health is this node's rank (A4).
 func (w *worker) health() uint8 {
+	faults := 0
 	for _, g := range w.groups {
 		if w.faultOf(g) != "" {
-			return cannotHold
+			faults++
 		}
+	}
+	if faults == len(w.groups) && faults > 0 || w.gate != nil && !w.testified {
+		return cannotHold
 	}
 	if w.self.Role == config.Witness || w.stopping && !w.holdsAny() {
 		return cannotHold // what is held yet is handed over, not taken away
+	}
+	if faults > 0 {
+		return impaired
 	}
 	return healthy
 }
@@ -163,6 +171,9 @@ func (w *worker) receiveBeat(now int64, name string, b *transport.Beat) {
 	w.voter.SetCloned(p.raftID, p.cloned(now))
 	for _, raw := range b.Notes {
 		w.receiveNote(now, raw)
+	}
+	if w.exit != nil {
+		return
 	}
 	w.learnMACs(p, b.MACs)
 	w.raft.Beat(now, beatInfo(b))
@@ -220,7 +231,9 @@ func (w *worker) acked(now int64, from uint64, a lease.Ack) {
 // refused: a holder shown a higher epoch closes and releases at once (G3).
 func (w *worker) refused(now int64, from uint64, r lease.Refusal) {
 	w.refusals[r.Reason]++
-	if g := w.groupByID(r.Group); g != nil && w.holder.Refused(from, r) {
+	// An epoch that was applied here has let go of the older one already, and
+	// may name this very worker.
+	if g := w.groupByID(r.Group); g != nil && r.Highest > g.applied && w.holder.Refused(from, r) {
 		w.log.Warn("releasing: a higher epoch exists", "group", g.name, "epoch", r.Epoch, "higher", r.Highest)
 		w.carryOut(now, g, g.tenure.Release(now))
 	}
@@ -234,7 +247,7 @@ func (w *worker) showEpochs(now int64, b *transport.Beat) {
 		if g == nil {
 			continue
 		}
-		if held, ok := w.holder.Holding(g.id); ok && r.Epoch > held {
+		if held, ok := w.holder.Holding(g.id); ok && r.Epoch > held && r.Epoch > g.applied {
 			w.log.Warn("releasing: a higher epoch was applied elsewhere", "group", g.name, "epoch", held, "higher", r.Epoch)
 			w.carryOut(now, g, g.tenure.Release(now))
 		}

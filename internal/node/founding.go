@@ -138,7 +138,8 @@ func (w *worker) agree() (storage.FirstConfig, []waitFor) {
 			waiting = append(waiting, waitFor{m.Name, "not reached"})
 		case p.hello.Members != mine:
 			waiting = append(waiting, waitFor{m.Name, "its configuration lists other members, addresses or priorities"})
-		case !p.hello.Empty:
+		case !p.hello.Empty || w.raft != nil && p.beat != nil &&
+			(p.beat.Applied > storage.FirstIndex || p.beat.Flags.Has(transport.FlagLeaderClaim)):
 			waiting = append(waiting, waitFor{m.Name, "it belongs to a cluster already"})
 		default:
 			m.RaftID = p.hello.RaftID

@@ -28,7 +28,9 @@ type group struct {
 	heldSince int64
 	deadline  int64 // as written to the gate
 	fault     string
-	cause     string // of the present tenure, for hooks
+	// declinedAt is since when this node says that it declined, 0 = it does not.
+	declinedAt int64
+	cause      string // of the present tenure, for hooks
 }
 
 // next is when the group has something to do.
@@ -65,9 +67,29 @@ func (w *worker) groupsTurn(now int64) {
 			w.log.Error("releasing: no majority has acknowledged for a promise", "group", g.name, "epoch", epoch)
 			w.carryOut(now, g, g.tenure.Release(now))
 		}
+		if w.gateLost != "" && state != tenure.Holding && g.tenure.Active() {
+			w.clearUngated(g)
+			w.carryOut(now, g, g.tenure.Release(now))
+		}
+		w.forgetDeclined(now, g, state)
 		if state == tenure.Holding && g.schedule != nil && now < g.deadline && g.schedule.Due(now) {
 			w.announce(g)
 		}
+	}
+}
+
+// declinedMemory is how long a node goes on saying that it declined: as long as
+// it is held down at least (A2). After that it may be asked again.
+const declinedMemory = 10 * time.Second
+
+func (w *worker) forgetDeclined(now int64, g *group, state tenure.State) {
+	switch {
+	case state != tenure.Declined:
+		g.declinedAt = 0
+	case g.declinedAt == 0:
+		g.declinedAt = now
+	case now-g.declinedAt > int64(declinedMemory):
+		w.carryOut(now, g, g.tenure.Release(now))
 	}
 }
 
@@ -97,6 +119,9 @@ func (w *worker) faultOf(g *group) string {
 	if w.gateLost != "" {
 		return "gate not attached: " + w.gateLost
 	}
+	if len(g.vips) > 0 && !slices.ContainsFunc(g.vips, func(v config.VIP) bool { return v.Interface != "" }) {
+		return errNoInterfaceListed.Error()
+	}
 	for _, v := range g.vips {
 		if v.Interface == "" {
 			continue // a condition says so; the group's other addresses stay
@@ -125,6 +150,14 @@ func (w *worker) carryOut(now int64, g *group, steps []tenure.Step) {
 			w.runTenureHook(now, g, hooks.PreRelease, s.Epoch)
 		case tenure.SetAddress:
 			token := g.tenure.Token()
+			if fault := w.faultOf(g); fault != "" {
+				// No address goes on an interface without its gate, and none
+				// is prepared that could not be held.
+				w.log.Error("addresses not set", "group", g.name, "reason", fault)
+				w.carryOut(now, g, g.tenure.AddressSet(token, errCannotHold))
+				w.beatNow = true
+				continue
+			}
 			w.setAddresses(g, func(now int64, err error) {
 				w.carryOut(now, g, g.tenure.AddressSet(token, err))
 				w.beatNow = true
@@ -171,7 +204,7 @@ func (w *worker) beginRequests(now int64, g *group, epoch uint64) {
 // nothing.
 func (w *worker) openGate(now int64, g *group) {
 	win, ok := w.holder.Window(g.id)
-	if !ok || win.Deadline <= g.deadline {
+	if !ok || win.Deadline <= g.deadline || w.exit != nil {
 		return
 	}
 	if err := w.gate.Open(g.id, win.Deadline, win.Sent); err != nil {
@@ -259,6 +292,9 @@ func (w *worker) noteHook(g *group, phase hooks.Phase, epoch uint64) {
 func (w *worker) releaseAll(now int64, why string) {
 	var waiting []*group
 	for _, g := range w.groups {
+		if w.gateLost != "" && g.tenure.Active() {
+			w.clearUngated(g)
+		}
 		steps := g.tenure.Release(now)
 		if len(steps) > 0 {
 			w.log.Warn("releasing", "group", g.name, "reason", why)

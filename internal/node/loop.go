@@ -98,20 +98,31 @@ func (w *worker) turn(now int64) {
 	w.link.Beat()
 	w.found(now)
 	if w.raft != nil {
-		w.raftTurn(now)
-		w.lead(now)
-		w.raftTurn(now)
-		w.groupsTurn(now)
-		if now >= w.nextBeat || w.beatNow {
-			w.sendBeats(now)
-		}
+		w.raftParts(now)
 	}
-	if w.testifyAgain {
+	if w.exit != nil {
+		return
+	}
+	if w.raft != nil && !w.testified && now >= w.nextTestify {
 		w.testify()
 	}
 	w.shortenPromise(now)
 	w.stopTurn(now)
 	w.publish(now)
+}
+
+// raftParts is the turn of everything that exists from the founding on. Each
+// part may find that the worker must end, and then nothing more is done.
+func (w *worker) raftParts(now int64) {
+	for _, part := range []func(int64){w.raftTurn, w.lead, w.raftTurn, w.groupsTurn} {
+		part(now)
+		if w.exit != nil {
+			return
+		}
+	}
+	if now >= w.nextBeat || w.beatNow {
+		w.sendBeats(now)
+	}
 }
 
 // shortenPromise stores a promise that is shorter than the one of the run
@@ -121,9 +132,13 @@ func (w *worker) shortenPromise(now int64) {
 		return
 	}
 	w.shortenAt = 0
-	if err := w.data.StorePromise(w.timing.Promise); err != nil {
-		w.fail(err)
-	}
+	// Beside the loop: a slow disk is no hang, and the longer promise on disk
+	// is the safe one meanwhile.
+	w.background(func() {
+		if err := w.data.StorePromise(w.timing.Promise); err != nil {
+			w.mustPost(func(int64) { w.fail(err) })
+		}
+	})
 }
 
 // stalled is E7: after a stall nobody is judged by what was missed. What was
@@ -170,9 +185,10 @@ func (w *worker) guardEvent(now int64, e guard.Event) {
 	case guard.Stop:
 		w.stop(now, "asked to stop")
 	case guard.Reload:
-		go w.reloadByGuard()
+		w.reloadByGuard()
 	case guard.GateState:
 		w.gateLost = ""
+		w.ungated.Store(!e.OK)
 		if !e.OK {
 			w.gateLost = e.Text
 			w.log.Error("gate not attached on every interface", "error", e.Text)

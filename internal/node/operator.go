@@ -265,6 +265,10 @@ func (w *worker) settleTurn(now int64) {
 	if w.groupsSettled == 0 && w.appliedByMajority() {
 		w.groupsSettled = now
 	}
+	s := w.raft.Status(now)
+	if s.LastIndex != w.appliedIndex() {
+		return // a change may stand in the log
+	}
 	settled := w.groupsSettled != 0 && now-w.groupsSettled >= int64(w.timing.Promise)
 	for len(w.regroups) > 0 {
 		r := w.regroups[0]

@@ -62,10 +62,15 @@ func (w *worker) placeVIPs() {
 	}
 	for addr := range w.gated {
 		if _, ok := committed[addr]; !ok {
+			w.gated[addr] = retiredGroup // closed from here on, whoever holds what
 			w.retire(addr)
 		}
 	}
 	if err := w.setTable(); err != nil {
+		w.fail(err)
+		return
+	}
+	if err := w.setForwarding(); err != nil {
 		w.fail(err)
 		return
 	}
@@ -97,17 +102,24 @@ func (w *worker) setTable() error {
 	return nil
 }
 
+// retiredGroup is a group that is never opened, for addresses on their way out.
+const retiredGroup = netfence.MaxGroups - 1
+
 // retire takes an address that is committed no more off every interface, and
 // only then out of the gate's table. One that cannot be removed stays behind
 // the gate.
 func (w *worker) retire(addr netip.Addr) {
 	delete(w.present, addr)
+	w.retirement++
+	mine := w.retirement
+	w.retiring[addr] = mine
 	w.addressJob(func() {
 		_, err := w.vips.RemoveStrays([]netip.Addr{addr})
 		w.mustPost(func(int64) {
-			if _, again := w.committedVIPs[addr]; again {
-				return
+			if _, again := w.committedVIPs[addr]; again || w.retiring[addr] != mine {
+				return // it may have been set again after this removal
 			}
+			delete(w.retiring, addr)
 			if err != nil {
 				w.log.Error("address not removed, it stays behind the gate", "address", addr, "error", err)
 				return

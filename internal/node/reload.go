@@ -27,6 +27,11 @@ func keepGood(c *config.Config, source string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read configuration: %w", err)
 	}
+	// What is kept must be what can be used again, even if the file was edited
+	// a moment ago.
+	if _, err := config.Parse(source, text); err != nil {
+		return "", err
+	}
 	good := filepath.Join(c.Node.RuntimeDir, goodName)
 	if err := vfs.OS.WriteFile(good, text, 0o600); err != nil {
 		return "", fmt.Errorf("keep configuration: %w", err)

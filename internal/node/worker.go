@@ -89,6 +89,7 @@ type worker struct {
 	notes    notebook
 
 	replayTo      uint64 // last index that was committed before this start, 0 once applied
+	grantFrom     uint64 // last index at this start; no grants before it is applied, 0 once it is
 	groupsIndex   uint64 // of the last change of the groups
 	groupsSettled int64  // since when a majority has applied it, as the leader sees it
 
@@ -101,6 +102,8 @@ type worker struct {
 	// committedVIPs and their groups; gated has those in the gate's table,
 	// which are more while removals run.
 	committedVIPs, gated map[netip.Addr]uint16
+	retiring             map[netip.Addr]uint64 // the latest removal of each address on its way out
+	retirement           uint64
 	gateLost             string
 	fenced               bool
 	macs                 [][6]byte
@@ -121,7 +124,7 @@ type worker struct {
 	beatNow                 bool
 	hangLimit               time.Duration
 	testified               bool
-	testifyAgain            bool // the guard does not read at the moment
+	nextTestify             int64 // when to ask again for an acknowledgement
 	lastTurn                int64
 	stalls                  uint64
 
@@ -139,6 +142,7 @@ type worker struct {
 	inbox    chan work
 	ended    chan struct{}
 	lost     atomic.Uint64 // work that found the inbox full
+	ungated  atomic.Bool   // some interface is without its gate
 	jobs     sync.WaitGroup
 	slots    chan struct{} // bounds background work
 	helloMu  sync.Mutex
@@ -172,6 +176,7 @@ func Run(ctx context.Context, o Options) error {
 		addressFault: map[uint16]addressFault{},
 		present:      map[netip.Addr]bool{},
 		gated:        map[netip.Addr]uint16{},
+		retiring:     map[netip.Addr]uint64{},
 		refusals:     map[lease.RefusalReason]uint64{},
 		moves:        newMoves(),
 		asks:         map[uint64]waiting{},
@@ -295,9 +300,11 @@ func (w *worker) startRaft(now int64) error {
 	if err != nil {
 		return err
 	}
-	if commit := w.raft.Status(now).Commit; commit > w.appliedIndex() {
-		w.replayTo = commit
+	s := w.raft.Status(now)
+	if s.Commit > w.appliedIndex() {
+		w.replayTo = s.Commit
 	}
+	w.grantFrom = s.LastIndex
 	w.watchDisk()
 	w.membershipChanged(now)
 	w.groupsChanged(now)
@@ -384,9 +391,8 @@ func (w *worker) testify() {
 			}
 		}
 	}
-	err := w.link.Testify(t)
-	w.testifyAgain = errors.Is(err, guard.ErrBusy)
-	if err != nil && !w.testifyAgain {
+	w.nextTestify = w.clk.Boottime() + int64(time.Second)
+	if err := w.link.Testify(t); err != nil && !errors.Is(err, guard.ErrBusy) {
 		w.fail(err)
 	}
 }
