@@ -66,6 +66,9 @@ func (p *peer) dialLoop(ch Channel) {
 			if time.Since(began) >= settled {
 				b.reset()
 			}
+		} else if errors.Is(err, errAwake) {
+			b.reset()
+			continue
 		} else {
 			p.dialFailed(ch, err)
 		}
@@ -121,7 +124,7 @@ func (p *peer) dialFailed(ch Channel, err error) {
 func (p *peer) dial(ch Channel, first int) (*conn, int, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.t.cfg.HandshakeTimeout)
 	defer cancel()
-	tc, which, err := p.race(ctx, first)
+	tc, which, err := p.raceUntilAwake(ctx, ch, first)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -148,6 +151,36 @@ func explain(err error) error {
 		return fmt.Errorf("%w: %w", errKeyRefused, err)
 	}
 	return err
+}
+
+// errAwake says that the peer showed itself while we were dialling.
+var errAwake = errors.New("peer is back: dialling anew")
+
+// raceUntilAwake is race, given up at the first sign of life of a peer that was
+// silent: a SYN that was sent into the void is sent again only after a second,
+// and for so long there would be beats and no votes.
+func (p *peer) raceUntilAwake(ctx context.Context, ch Channel, first int) (*tls.Conn, int, error) {
+	if ch == Bulk {
+		return p.race(ctx, first)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watcher sync.WaitGroup
+	ended := make(chan struct{})
+	watcher.Go(func() {
+		select {
+		case <-p.wakeDial:
+			cancel(errAwake)
+		case <-ended:
+		}
+	})
+	tc, which, err := p.race(ctx, first)
+	close(ended)
+	watcher.Wait()
+	if err != nil && errors.Is(context.Cause(ctx), errAwake) {
+		err = errAwake
+	}
+	return tc, which, err
 }
 
 type attempt struct {

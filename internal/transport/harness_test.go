@@ -326,6 +326,13 @@ func newRelay(t testing.TB, target netip.AddrPort) *relay {
 	return r
 }
 
+// connections counts those that it ever took.
+func (r *relay) connections() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.conns) / 2
+}
+
 func (r *relay) acceptTCP() {
 	for {
 		in, err := r.ln.Accept()

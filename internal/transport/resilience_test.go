@@ -89,6 +89,31 @@ func TestSilentPathIsNoticed(t *testing.T) {
 	meshed(t, nodes)
 }
 
+// A dial that began while the path was dead is lost: its first packets are
+// gone, and TCP is in no hurry. The first beat begins a new one.
+func TestSignOfLifeEndsHangingDial(t *testing.T) {
+	p := newPlan(t, "a", "b")
+	p.change = func(_ string, cfg *Config) {
+		cfg.IdleLimit = 600 * time.Millisecond
+		cfg.HandshakeTimeout = 10 * patience // nothing else may end the dial
+	}
+	r := newRelay(t, p.entry("b", "b").Addresses[0])
+	p.entry("a", "b").Addresses = []netip.AddrPort{r.addr}
+	nodes := p.startAll(t)
+	meshed(t, nodes)
+	a, b := nodes["a"], nodes["b"]
+	before := r.connections()
+	r.setSilent(true)
+	eventually(t, "both notice, and a new dial hangs", func() bool {
+		return !a.Connected("b") && !b.Connected("a") && r.connections() > before
+	})
+	r.setSilent(false)
+	eventually(t, "a beat brings the connection back", func() bool {
+		b.SendBeat("a", []byte("here again"))
+		return a.Connected("b") && b.Connected("a")
+	})
+}
+
 func TestTwoPathsOneDead(t *testing.T) {
 	p := newPlan(t, "a", "b")
 	b1, b2 := testAddr(), testAddr()
