@@ -181,6 +181,9 @@ type report struct {
 	*lab.Status
 	Stale      bool     `json:"stale"`
 	WaitingFor []string `json:"waiting_for"`
+	Groups     []struct {
+		Name, State string
+	} `json:"groups"`
 	Conditions []struct {
 		Code, Message, Hint string
 	} `json:"conditions"`
