@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,15 +20,17 @@ import (
 type rival struct {
 	profile string // of ours, beside which it stands
 	advert  string // advert_int, seconds
-	window  time.Duration
-	name    string
+	// settle is how long the backup hears the master before the fault.
+	settle time.Duration
+	// window is how long the fault lasts and the probe watches: longer than
+	// three advertisements and their skew.
+	window time.Duration
+	name   string
 }
 
-// A window is how long the fault lasts and the probe watches: longer than
-// three advertisements and their skew.
 var rivals = []rival{
-	{profile: "default", advert: "1", window: 6 * time.Second, name: "advert_int 1"},
-	{profile: "fast", advert: "0.1", window: 2 * time.Second, name: "advert_int 0.1"},
+	{profile: "default", advert: "1", settle: 2500 * time.Millisecond, window: 6 * time.Second, name: "advert_int 1"},
+	{profile: "fast", advert: "0.1", settle: time.Second, window: 2 * time.Second, name: "advert_int 0.1"},
 }
 
 // rivalFault is a fault on the node that has the address.
@@ -38,20 +39,25 @@ type rivalFault struct {
 	strike    func(r *pair) (*lab.Fault, error)
 }
 
-const master, backup = "gw1", "gw2"
-
 var rivalFaults = []rivalFault{
-	{"cut", "cable cut, silently", func(r *pair) (*lab.Fault, error) { return r.lab.Cut(master + "/*") }},
-	{"kill", "SIGKILL of all its processes", func(r *pair) (*lab.Fault, error) { return r.signal(unix.SIGKILL) }},
-	{"stop", "SIGSTOP of all its processes", func(r *pair) (*lab.Fault, error) { return r.signal(unix.SIGSTOP) }},
-	{"mute", "not heard, hears", func(r *pair) (*lab.Fault, error) { return r.lab.Mute(master + "/*") }},
-	{"term", "SIGTERM, planned", func(r *pair) (*lab.Fault, error) { return r.signal(unix.SIGTERM) }},
+	{"link", "carrier lost", func(k *pair) (*lab.Fault, error) { return k.lab.LinkDown(master + "/*") }},
+	{"cut", "cable cut, silently", func(k *pair) (*lab.Fault, error) { return k.lab.Cut(master + "/*") }},
+	{"kill-child", "SIGKILL of its VRRP process", func(k *pair) (*lab.Fault, error) { return k.signalChild(unix.SIGKILL) }},
+	{"kill", "SIGKILL of all its processes", func(k *pair) (*lab.Fault, error) { return k.signalAll(unix.SIGKILL) }},
+	{"stop-child", "SIGSTOP of its VRRP process", func(k *pair) (*lab.Fault, error) { return k.signalChild(unix.SIGSTOP) }},
+	{"stop", "SIGSTOP of all its processes", func(k *pair) (*lab.Fault, error) { return k.signalAll(unix.SIGSTOP) }},
+	{"deaf", "hears nothing, is heard", func(k *pair) (*lab.Fault, error) { return k.lab.Deafen(master + "/*") }},
+	{"mute", "not heard, hears", func(k *pair) (*lab.Fault, error) { return k.lab.Mute(master + "/*") }},
+	{"term", "SIGTERM, planned", (*pair).terminate},
 }
+
+const master, backup = "gw1", "gw2"
 
 // rivalOf names the rival's fault that one of our scenarios stands beside.
 var rivalOf = map[string]string{
-	"link": "cut", "cut": "cut", "power": "cut", "worker-kill": "kill", "guard-kill": "kill", "both-kill": "kill",
-	"worker-stop": "stop", "both-stop": "stop", "deaf": "mute", "mute": "mute", "switch": "term", "restart": "term",
+	"link": "link", "cut": "cut", "power": "cut",
+	"worker-kill": "kill-child", "both-kill": "kill", "worker-stop": "stop-child", "both-stop": "stop",
+	"deaf": "deaf", "mute": "mute", "switch": "term", "restart": "term",
 }
 
 const rivalConfig = `global_defs {
@@ -154,15 +160,16 @@ func (k *pair) start(ctx context.Context, r rival) (*lab.Probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, node := range []string{master, backup} {
-		if err := k.run(node, 100-10*i, r.advert); err != nil {
-			return nil, err
-		}
-		if _, err := probe.WaitOwner(ctx, master); err != nil {
-			return nil, err
-		}
-		time.Sleep(2500 * time.Millisecond)
+	if err := k.run(master, 100, r.advert); err != nil {
+		return nil, err
 	}
+	if _, err := probe.WaitOwner(ctx, master); err != nil {
+		return nil, err
+	}
+	if err := k.run(backup, 90, r.advert); err != nil {
+		return nil, err
+	}
+	time.Sleep(r.settle)
 	return probe, nil
 }
 
@@ -187,30 +194,41 @@ func (k *pair) run(node string, priority int, advert string) error {
 	return err
 }
 
-// signal sends a signal to the master's parent process and, unless it is one
-// that asks for an orderly end, to its child too, the parent stopped first so
-// that it cannot react.
-func (k *pair) signal(sig unix.Signal) (*lab.Fault, error) {
-	f := &lab.Fault{Name: "signal " + sig.String(), At: lab.Now()}
+// terminate asks the master to end in order.
+func (k *pair) terminate() (*lab.Fault, error) {
+	return &lab.Fault{Name: "SIGTERM", At: lab.Now()}, unix.Kill(k.procs[master].PID(), unix.SIGTERM)
+}
+
+// child finds the master's VRRP process.
+func (k *pair) child() (int, error) {
 	parent := k.procs[master].PID()
-	if sig == unix.SIGTERM {
-		return f, unix.Kill(parent, sig)
-	}
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
 	if err != nil {
-		return nil, fmt.Errorf("find child of keepalived: %w", err)
+		return 0, fmt.Errorf("find child of keepalived: %w", err)
 	}
-	if err := unix.Kill(parent, unix.SIGSTOP); err != nil {
-		return nil, fmt.Errorf("stop keepalived: %w", err)
+	var pid int
+	if _, err := fmt.Sscan(string(raw), &pid); err != nil {
+		return 0, fmt.Errorf("find child of keepalived in %q: %w", raw, err)
 	}
-	for _, child := range strings.Fields(string(raw)) {
-		var pid int
-		if _, err := fmt.Sscan(child, &pid); err != nil {
-			return nil, fmt.Errorf("find child of keepalived: %w", err)
-		}
-		if err := unix.Kill(pid, sig); err != nil {
-			return nil, fmt.Errorf("signal child of keepalived: %w", err)
-		}
+	return pid, nil
+}
+
+func (k *pair) signalChild(sig unix.Signal) (*lab.Fault, error) {
+	pid, err := k.child()
+	if err != nil {
+		return nil, err
 	}
-	return f, unix.Kill(parent, sig)
+	return &lab.Fault{Name: sig.String(), At: lab.Now()}, unix.Kill(pid, sig)
+}
+
+// signalAll sends a signal to both of the master's processes, the parent
+// stopped first so that it cannot react to the end of its child.
+func (k *pair) signalAll(sig unix.Signal) (*lab.Fault, error) {
+	pid, err := k.child()
+	if err != nil {
+		return nil, err
+	}
+	f := &lab.Fault{Name: sig.String(), At: lab.Now()}
+	parent := k.procs[master].PID()
+	return f, errors.Join(unix.Kill(parent, unix.SIGSTOP), unix.Kill(pid, sig), unix.Kill(parent, sig))
 }

@@ -49,7 +49,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.binary, "binary", "bin/holdfast", "the program to measure")
 	flag.IntVar(&o.n, "n", 20, "rounds of each scenario in each profile")
-	flag.IntVar(&o.peers, "peers", 5, "rounds of each fault on keepalived, at most n; 0 = none")
+	flag.IntVar(&o.peers, "peers", 3, "rounds of each fault on keepalived, at most n; 0 = none")
 	flag.StringVar(&o.out, "out", "docs/benchmarks.md", "the page to write")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the use of an idle cluster is measured")
 	flag.Parse()

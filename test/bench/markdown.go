@@ -11,8 +11,8 @@ const preface = `# Benchmarks
 Written by ` + "`make bench`" + `; do not edit. A client on the same LAN asks for the floating address 1,000 times a
 second by ARP. **Gap** is the longest time without an answer from the fault on, until the cluster is whole again.
 **Doubles** counts the stretches of time in which two hosts acted as owner, captured on the cable of each host, so that
-one that is cut off and goes on answering is seen too. Percentiles are by nearest rank. Everything below was measured
-in one run on one machine, with all hosts as network namespaces of it.
+one that is cut off and goes on answering is seen too. Percentiles are by nearest rank: below 100 rounds the
+99th is the longest. Everything was measured in one run on one machine, with all hosts as network namespaces of it.
 
 `
 
@@ -70,8 +70,9 @@ func (p *page) writeRivals(b *strings.Builder) {
 		if len(p.rivals[r.profile]) == 0 {
 			continue
 		}
-		fmt.Fprintf(b, "Two gateways, VRRP version 3, %s, nopreempt; each fault is watched for %v. Where there are two owners, a\n"+
-			"short gap means only that the stale one goes on answering.\n\n", r.name, r.window)
+		fmt.Fprintf(b, "Two gateways, VRRP version 3, %s, nopreempt. Each fault is watched for %v: a gap or a time of two owners that\n"+
+			"reaches the end of that did not end by itself. Where there are two owners, a short gap means only that the stale\n"+
+			"one goes on answering.\n\n", r.name, r.window)
 		table(b, "fault on the owner", "rounds", "p50", "p99", "max", "rounds with two owners", "longest time of two owners")
 		for _, s := range p.rivals[r.profile] {
 			longest := "-"
@@ -79,6 +80,11 @@ func (p *page) writeRivals(b *strings.Builder) {
 				longest = fmt.Sprintf("%.0f ms", float64(s.longestDouble)/1e6)
 			}
 			row(b, s.title, fmt.Sprint(s.rounds()), s.gap(50), s.gap(99), s.gap(100), fmt.Sprint(s.doubleRounds), longest)
+		}
+		for _, s := range p.rivals[r.profile] {
+			for _, e := range s.errors {
+				fmt.Fprintf(b, "\nFailed round of “%s”: %s\n", s.title, strings.ReplaceAll(e, "\n", "; "))
+			}
 		}
 		fmt.Fprintf(b, "\nHoldfast, %s profile, beside keepalived, %s, by the median gap:\n\n", r.profile, r.name)
 		table(b, "scenario", "Holdfast", "keepalived", "Holdfast / keepalived")

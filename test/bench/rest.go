@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +60,10 @@ func readBinary(ctx context.Context, path string) (binary, error) {
 	}
 	b := binary{size: st.Size(), file: "file(1) is not installed"}
 	if out, err := exec.CommandContext(ctx, "file", "-b", path).Output(); err == nil {
-		b.file = strings.TrimSpace(string(out))
+		// Build ids differ with every build and tell nobody anything.
+		b.file = strings.Join(slices.DeleteFunc(strings.Split(strings.TrimSpace(string(out)), ", "), func(s string) bool {
+			return strings.Contains(s, "BuildID")
+		}), ", ")
 	}
 	out, err := exec.CommandContext(ctx, path, "version").Output()
 	if err != nil {
