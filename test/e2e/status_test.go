@@ -95,9 +95,6 @@ func TestStatusPortAndCommandLine(t *testing.T) {
 			t.Errorf("failover prints %q", out.Stdout)
 		}
 		p.owner(next)
-		// The probe takes frames of one host within 20 ms as one stretch: a
-		// move there and back within that time would look like two owners.
-		time.Sleep(100 * time.Millisecond)
 		// To the best one, as JSON.
 		out = w.cli(t, holder, 0, "failover", "--json")
 		var result struct {
