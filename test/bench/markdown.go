@@ -113,7 +113,7 @@ func ratio(ours, theirs *series) string {
 	case len(ours.gaps) == 0 || theirs.percentile(50) == 0:
 		return "-"
 	}
-	return fmt.Sprintf("%.2f", float64(ours.percentile(50))/float64(theirs.percentile(50)))
+	return fmt.Sprintf("%.3f", float64(ours.percentile(50))/float64(theirs.percentile(50)))
 }
 
 func (p *page) writeRest(b *strings.Builder) {
