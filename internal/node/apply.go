@@ -48,7 +48,7 @@ func (w *worker) apply(now int64, e quorum.Entry) {
 	var err error
 	if e.Conf != nil {
 		result, err = w.state.ApplyConf(e.Index, e.Term, *e.Conf, e.Data)
-		w.membershipChanged(now)
+		w.membershipChanged()
 	} else {
 		result, err = w.state.Apply(e.Index, e.Term, e.Data)
 	}
@@ -132,7 +132,7 @@ func (w *worker) assigned(now int64, epoch uint64, a storage.Assign) {
 }
 
 // membershipChanged brings everybody who counts members up to date.
-func (w *worker) membershipChanged(int64) {
+func (w *worker) membershipChanged() {
 	w.votingChanged()
 	w.countersChanged()
 	for _, m := range w.state.Members() {
@@ -225,7 +225,7 @@ func (w *worker) fencesChanged() {
 			}
 			for _, macs := range near {
 				for _, mac := range macs {
-					if !contains(blocked[i].MACs, mac) && len(blocked[i].MACs) < maxMACs {
+					if !slices.Contains(blocked[i].MACs, mac) && len(blocked[i].MACs) < maxMACs {
 						blocked[i].MACs = append(blocked[i].MACs, mac)
 					}
 				}

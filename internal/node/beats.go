@@ -5,6 +5,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/lease"
+	"github.com/holdfast-ha/holdfast/internal/placement"
 	"github.com/holdfast-ha/holdfast/internal/status"
 	"github.com/holdfast-ha/holdfast/internal/tenure"
 	"github.com/holdfast-ha/holdfast/internal/transport"
@@ -323,7 +324,7 @@ func (w *worker) order(now int64, o transport.Order) {
 	switch o.Kind {
 	case transport.OrderPrepare:
 		if g.fault == "" && !w.stopping {
-			g.cause = "operator"
+			g.cause = string(placement.CauseOperator)
 			w.carryOut(now, g, g.tenure.Prepare(o.Epoch))
 		}
 	case transport.OrderRelease:

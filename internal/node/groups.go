@@ -165,7 +165,7 @@ func (w *worker) carryOut(now int64, g *group, steps []tenure.Step) {
 		case tenure.BeginRequests:
 			w.beginRequests(now, g, s.Epoch)
 		case tenure.OpenGate:
-			w.openGate(now, g)
+			w.openGate(g)
 		case tenure.Announce:
 			g.schedule = w.newSchedule(now, g)
 			g.heldSince = now
@@ -202,7 +202,7 @@ func (w *worker) beginRequests(now int64, g *group, epoch uint64) {
 // openGate moves the gate's deadline to what a majority has granted. The
 // kernel compares the deadline with its own clock, so a late write opens
 // nothing.
-func (w *worker) openGate(now int64, g *group) {
+func (w *worker) openGate(g *group) {
 	win, ok := w.holder.Window(g.id)
 	if !ok || win.Deadline <= g.deadline || w.exit != nil {
 		return
@@ -212,7 +212,6 @@ func (w *worker) openGate(now int64, g *group) {
 		return
 	}
 	g.deadline = win.Deadline
-	_ = now
 }
 
 // closeGate must not return with the gate open: a failure ends the worker, and

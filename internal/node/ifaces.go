@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/transport"
@@ -118,7 +119,7 @@ func (w *worker) macsChanged() {
 	for _, g := range w.groups {
 		for _, v := range g.vips {
 			info, err := w.ifaces.get(v.Interface)
-			if err == nil && len(w.macs) < transport.MaxBeatMACs && !contains(w.macs, info.MAC) {
+			if err == nil && len(w.macs) < transport.MaxBeatMACs && !slices.Contains(w.macs, info.MAC) {
 				w.macs = append(w.macs, info.MAC)
 			}
 		}
@@ -142,7 +143,7 @@ func (w *worker) macsChanged() {
 
 // learnMACs takes the MACs that a member's beat names.
 func (w *worker) learnMACs(p *peer, macs [][6]byte) {
-	if equal(p.macs, macs) {
+	if slices.Equal(p.macs, macs) {
 		return
 	}
 	p.macs = macs
@@ -150,25 +151,4 @@ func (w *worker) learnMACs(p *peer, macs [][6]byte) {
 	if len(w.state.FencedNodes()) > 0 {
 		w.fencesChanged()
 	}
-}
-
-func contains(list [][6]byte, mac [6]byte) bool {
-	for _, m := range list {
-		if m == mac {
-			return true
-		}
-	}
-	return false
-}
-
-func equal(a, b [][6]byte) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -170,11 +169,10 @@ func (w *worker) changedGroups(next *config.Config) []storage.Group {
 }
 
 // groupsEqual compares what groups contain, in whatever order.
-func groupsEqual(a, b []storage.Group) bool {
-	return groupsText(a) == groupsText(b)
-}
+func groupsEqual(a, b []storage.Group) bool { return slices.Equal(groupLines(a), groupLines(b)) }
 
-func groupsText(groups []storage.Group) string {
+// groupLines are the contents of groups, one line an address, sorted.
+func groupLines(groups []storage.Group) []string {
 	var lines []string
 	for _, g := range groups {
 		for _, v := range g.VIPs {
@@ -182,11 +180,7 @@ func groupsText(groups []storage.Group) string {
 		}
 	}
 	slices.Sort(lines)
-	raw, err := json.Marshal(lines)
-	if err != nil {
-		panic(fmt.Sprintf("node: encode lines: %v", err)) // strings always encode
-	}
-	return string(raw)
+	return lines
 }
 
 // useConfig makes next the configuration in force.

@@ -306,7 +306,7 @@ func (w *worker) startRaft(now int64) error {
 	}
 	w.grantFrom = s.LastIndex
 	w.watchDisk()
-	w.membershipChanged(now)
+	w.membershipChanged()
 	w.groupsChanged(now)
 	w.beatNow = true
 	return w.exitError()
