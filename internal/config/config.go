@@ -46,6 +46,9 @@ const (
 	DefaultFenceDelay   = 10 * time.Second
 	DefaultListen       = "127.0.0.1:7401"
 	DefaultMaxBytes     = 512 << 20
+	DefaultSnapshot     = 16 << 20
+	DefaultScrubEvery   = 24 * time.Hour
+	DefaultSlowFsync    = 500 * time.Millisecond
 	DefaultRPO          = 5 * time.Minute
 	DefaultHookTimeout  = 10 * time.Second
 )
@@ -134,9 +137,18 @@ type Status struct {
 	Listen string // IP:port, or :port for all addresses
 }
 
-// State bounds the replicated state in bytes.
+// State bounds the replicated state and says how its disk is watched.
 type State struct {
-	MaxBytes int64
+	MaxBytes int64 // of all buckets
+	// SnapshotBytes is how much log is written before the next snapshot; a
+	// larger state waits for more.
+	SnapshotBytes int64
+	// ScrubEvery is the distance of two readings of the whole log and
+	// snapshot; 0 means never.
+	ScrubEvery time.Duration
+	// SlowFsync is the p99 of a sync from which on the disk counts as slow and
+	// the node as impaired.
+	SlowFsync time.Duration
 }
 
 // Bucket is a named part of the state with its objective for the loss of the

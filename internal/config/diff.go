@@ -20,7 +20,8 @@ type Change struct {
 const (
 	whyCluster = "is the identity of the cluster: found a new cluster instead"
 	whyNode    = "is read when the daemon starts: restart it on this node"
-	whyMember  = "members are committed state of the cluster: a running node does not take them from the file"
+	whyMember  = "is committed state of the cluster: holdfast member remove and add the member to change it"
+	whySelf    = "is this node's own entry, read when the daemon starts: restart it on this node"
 	whyTiming  = "all members run one timing, and promises given under the old one still count: " +
 		"stop the cluster, change every member's file and start it again"
 	whyState = "is read when the daemon starts: restart it on this node"
@@ -36,7 +37,7 @@ func Diff(from, to *Config) []Change {
 	d.refuse("node.data_dir", from.Node.DataDir, to.Node.DataDir, whyNode)
 	d.refuse("node.runtime_dir", from.Node.RuntimeDir, to.Node.RuntimeDir, whyNode)
 	d.refuse("node.key_file", from.Node.KeyFile, to.Node.KeyFile, whyNode)
-	d.members(from.Members, to.Members)
+	d.members(from.Node.Name, from.Members, to.Members)
 	d.vips(from.VIPs, to.VIPs)
 	d.timing(from.Timing, to.Timing)
 	d.live("placement.preempt", from.Placement.Preempt, to.Placement.Preempt)
@@ -44,6 +45,9 @@ func Diff(from, to *Config) []Change {
 	d.live("placement.fence_delay", short(from.Placement.FenceDelay), short(to.Placement.FenceDelay))
 	d.live("status.listen", off(from.Status.Listen), off(to.Status.Listen))
 	d.refuse("state.max_bytes", sizeText(from.State.MaxBytes), sizeText(to.State.MaxBytes), whyState)
+	d.live("state.snapshot_bytes", sizeText(from.State.SnapshotBytes), sizeText(to.State.SnapshotBytes))
+	d.live("state.scrub_every", short(from.State.ScrubEvery), short(to.State.ScrubEvery))
+	d.live("state.slow_fsync", short(from.State.SlowFsync), short(to.State.SlowFsync))
 	d.buckets(from.Buckets, to.Buckets)
 	d.live("log.level", levelText(from.Log), levelText(to.Log))
 	d.live("log.format", from.Log.Format, to.Log.Format)
@@ -72,22 +76,30 @@ func (d *differ) refuse(key string, from, to any, why string) {
 	}
 }
 
-func (d *differ) members(from, to []Member) {
+// members compares the lists of members. Who is known by the file may change
+// while running: the daemon then reaches it, and who belongs to the cluster is
+// changed by the command "holdfast member" alone.
+func (d *differ) members(self string, from, to []Member) {
 	for _, old := range from {
 		i := slices.IndexFunc(to, func(m Member) bool { return m.Name == old.Name })
 		key := "member[" + old.Name + "]"
 		if i < 0 {
-			d.changes = append(d.changes, Change{Key: key, Old: addressesText(old), Why: whyMember})
+			d.changes = append(d.changes, Change{Key: key, Old: addressesText(old), Live: true})
 			continue
 		}
-		d.refuse(key+".addresses", addressesText(old), addressesText(to[i]), whyMember)
-		d.refuse(key+".public_key", keyText(old), keyText(to[i]), whyMember)
+		if old.Name == self {
+			d.refuse(key+".addresses", addressesText(old), addressesText(to[i]), whySelf)
+			d.refuse(key+".public_key", keyText(old), keyText(to[i]), whySelf)
+		} else {
+			d.live(key+".addresses", addressesText(old), addressesText(to[i]))
+			d.live(key+".public_key", keyText(old), keyText(to[i]))
+		}
 		d.refuse(key+".role", old.Role, to[i].Role, whyMember)
 		d.refuse(key+".priority", old.Priority, to[i].Priority, whyMember)
 	}
 	for _, m := range to {
 		if !slices.ContainsFunc(from, func(old Member) bool { return old.Name == m.Name }) {
-			d.changes = append(d.changes, Change{Key: "member[" + m.Name + "]", New: addressesText(m), Why: whyMember})
+			d.changes = append(d.changes, Change{Key: "member[" + m.Name + "]", New: addressesText(m), Live: true})
 		}
 	}
 }

@@ -223,7 +223,12 @@ func readStatus(t *table) Status {
 
 func readState(t *table) State {
 	defer t.finish()
-	return State{MaxBytes: t.size("max_bytes", DefaultMaxBytes, 1<<20, 16<<30)}
+	return State{
+		MaxBytes:      t.size("max_bytes", DefaultMaxBytes, 1<<20, 16<<30),
+		SnapshotBytes: t.size("snapshot_bytes", DefaultSnapshot, 64<<10, 1<<30),
+		ScrubEvery:    t.duration("scrub_every", DefaultScrubEvery, time.Second, 365*24*time.Hour, true),
+		SlowFsync:     t.duration("slow_fsync", DefaultSlowFsync, 10*time.Millisecond, time.Minute, false),
+	}
 }
 
 // size reads a number of bytes with a binary unit.
