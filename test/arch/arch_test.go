@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"vip":                {"internal/clock"},
 	"wal":                {"internal/vfs", "internal/invariant"},
 	"storage":            {"wal", "internal/vfs", "internal/invariant"},
+	"storage/audit":      {"internal/invariant"},
 	"internal/clock":     {},
 	"internal/invariant": {},
 	"internal/vfs":       {},
