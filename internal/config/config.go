@@ -146,8 +146,7 @@ type State struct {
 	// ScrubEvery is the distance of two readings of the whole log and
 	// snapshot; 0 means never.
 	ScrubEvery time.Duration
-	// SlowFsync is the p99 of a sync from which on the disk counts as slow and
-	// the node as impaired.
+	// SlowFsync is the time above which a sync of the log counts as slow.
 	SlowFsync time.Duration
 }
 
