@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"netfence":           {"bpf", "internal/clock", "internal/invariant"},
 	"vip":                {"internal/clock"},
 	"wal":                {"internal/vfs", "internal/invariant"},
+	"storage/kv":         {"internal/invariant"},
 	"storage":            {"wal", "internal/vfs", "internal/invariant"},
 	"storage/audit":      {"internal/invariant"},
 	"internal/clock":     {},
