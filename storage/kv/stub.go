@@ -5,20 +5,6 @@ import (
 	"io"
 )
 
-// Size returns the encoded bytes.
-func (r *Request) Size() int { return 0 }
-
-func AppendRequest(b []byte, r *Request) []byte { return b }
-func DecodeRequest(b []byte) (r Request, rest []byte, err error) {
-	return r, nil, errors.New("stub")
-}
-func (b *Batch) Encode() []byte               { return nil }
-func DecodeBatch(b []byte) (*Batch, error)    { return nil, errors.New("stub") }
-func AppendResult(b []byte, r *Result) []byte { return b }
-func DecodeResult(b []byte) (r Result, rest []byte, err error) {
-	return r, nil, errors.New("stub")
-}
-
 type Store struct{ clock int64 }
 
 func New() *Store                                      { return &Store{} }
