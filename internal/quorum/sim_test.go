@@ -527,7 +527,7 @@ func (s *sim) propose() error {
 	if l == nil {
 		return errors.New("no leader")
 	}
-	b, err := storage.Command{At: s.now, Op: storage.Maintenance{Node: l.member.RaftID, On: s.rng.IntN(2) == 0, Actor: "test"}}.Encode()
+	b, err := storage.Command{At: s.now, Actor: "test", Op: storage.Maintenance{Node: l.member.RaftID, On: s.rng.IntN(2) == 0}}.Encode()
 	s.check(err)
 	if err := l.d.Propose(s.now, b); err != nil {
 		return err

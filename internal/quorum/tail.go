@@ -103,7 +103,7 @@ func (t *tail) assignPending() bool {
 // out; it is not changed. Decide Assigns from the overlay: its epochs are the
 // ones that Prev must name.
 func (d *Driver) Overlay(st *storage.State) *storage.State {
-	next := st.Clone()
+	next := st.CloneControl()
 	applied, _ := next.Applied()
 	invariant.Check(applied == d.tail.handed, "overlay over index %d, handed out up to %d", applied, d.tail.handed)
 	for _, e := range d.tail.entries {
