@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"vip":                {"internal/clock"},
 	"wal":                {"internal/vfs", "internal/invariant"},
 	"storage/kv":         {"internal/invariant"},
-	"storage":            {"wal", "internal/vfs", "internal/invariant"},
+	"storage":            {"wal", "internal/vfs", "internal/invariant", "storage/kv", "storage/audit"},
 	"storage/audit":      {"internal/invariant"},
 	"internal/clock":     {},
 	"internal/invariant": {},
