@@ -1,6 +1,9 @@
 package membership
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // repairs finds what has to be done without an operator: finish what was
 // begun, then replace what lost its data, one member at a time.
@@ -40,7 +43,7 @@ func (pl *plan) orphans() {
 func (pl *plan) promotions() (busy bool) {
 	in := pl.in
 	for _, m := range in.Members {
-		if !in.learner(m.RaftID) || in.Seen[m.Name].RaftID != m.RaftID {
+		if !in.learner(m.RaftID) || in.Seen[m.Name].RaftID != m.RaftID || in.leaving(m.RaftID) {
 			continue
 		}
 		if !in.alive(m.RaftID) {
@@ -75,50 +78,50 @@ func (pl *plan) cause(m Member) string {
 // whether the member is there to be filled.
 func (pl *plan) fill(m Member) bool {
 	in := pl.in
-	for _, r := range in.Want {
-		if r.Op == Remove && r.Old == m.RaftID {
-			return false
-		}
+	if in.leaving(m.RaftID) {
+		return false
 	}
 	seen := in.Seen[m.Name]
 	if !seen.Connected || seen.RaftID == 0 {
 		pl.wait(0, "%s is out of the configuration until it is back", m.Name)
 		return false
 	}
-	to, ok := pl.successor(m, seen)
-	if !ok {
+	to, why := in.successor(m, seen)
+	if why != "" {
+		pl.wait(0, "%s", why)
 		return false
 	}
 	pl.propose(Change{Kind: AddLearner, ID: to.RaftID, Member: to, Cause: pl.cause(m), Reason: "add " + m.Name + " as a learner"})
 	return true
 }
 
+// leaving tells whether an operator wants a node gone.
+func (in *Input) leaving(id uint64) bool {
+	return slices.ContainsFunc(in.Want, func(r Request) bool { return r.Op == Remove && r.Old == id })
+}
+
 // successor returns the record under which a member goes on, if what its
-// connection shows may take its place.
-func (pl *plan) successor(m Member, seen Seen) (Member, bool) {
-	in := pl.in
+// connection shows may take its place; else why not.
+func (in *Input) successor(m Member, seen Seen) (to Member, why string) {
 	for _, other := range in.Members {
 		if other.Name != m.Name && other.RaftID == seen.RaftID {
-			pl.wait(0, "%s shows the raft id of %s: is its disk a copy?", m.Name, other.Name)
-			return Member{}, false
+			return Member{}, fmt.Sprintf("%s shows the raft id of %s: is its disk a copy?", m.Name, other.Name)
 		}
 	}
 	if seen.RaftID == in.Self || seen.RaftID != m.RaftID && in.inConf(seen.RaftID) {
-		pl.wait(0, "%s shows a raft id that is in use: is its disk a copy?", m.Name)
-		return Member{}, false
+		return Member{}, m.Name + " shows a raft id that is in use: is its disk a copy?"
 	}
-	to := m
+	to = m
 	for _, r := range in.Want {
 		if r.Op == Replace && r.Name == m.Name {
 			to = r.File
 		}
 	}
 	if seen.PublicKey != to.PublicKey {
-		pl.wait(0, "%s shows another key than the committed one: holdfast member replace %s", m.Name, m.Name)
-		return Member{}, false
+		return Member{}, fmt.Sprintf("%s shows another key than the committed one: holdfast member replace %s", m.Name, m.Name)
 	}
 	to.RaftID = seen.RaftID
-	return to, true
+	return to, ""
 }
 
 // lost replaces a member whose connection shows another raft id than the
@@ -126,10 +129,11 @@ func (pl *plan) successor(m Member, seen Seen) (Member, bool) {
 func (pl *plan) lost(m Member, busy bool) {
 	in := pl.in
 	seen := in.Seen[m.Name]
-	if !seen.Connected || seen.RaftID == 0 {
-		return // only away
+	if !seen.Connected || seen.RaftID == 0 || in.leaving(m.RaftID) {
+		return // only away, or not for long
 	}
-	if _, ok := pl.successor(m, seen); !ok {
+	if _, why := in.successor(m, seen); why != "" {
+		pl.wait(0, "%s", why)
 		return
 	}
 	// The old id may be alive on a copy of the disk, and a node that changes

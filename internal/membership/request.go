@@ -157,9 +157,9 @@ func (pl *plan) add(a *Answer) {
 		pl.work(a, "waiting for it to connect")
 		return
 	}
-	to, ok := pl.successor(a.File, seen)
-	if !ok {
-		pl.work(a, "%s", pl.d.Wait)
+	to, why := in.successor(a.File, seen)
+	if why != "" {
+		pl.work(a, "%s", why)
 		return
 	}
 	if pl.filling() {
@@ -182,14 +182,16 @@ func (pl *plan) remove(a *Answer) {
 	case !ok && !in.inConf(a.Old):
 		a.Outcome, a.Text = Done, "it is no member any more"
 		return
-	case !ok:
-		return // repairs removes what belongs to no member
-	case a.Old == in.Self:
-		pl.handover(a)
+	case !ok || in.Pending:
+		pl.work(a, "a change is being committed") // or repairs is to remove an orphan
 		return
 	}
 	if no := in.mayRemove(m); no != nil {
 		a.refuse(no)
+		return
+	}
+	if a.Old == in.Self {
+		pl.handover(a)
 		return
 	}
 	pl.work(a, "it is being removed")

@@ -23,26 +23,28 @@ const module = "github.com/holdfast-ha/holdfast/"
 // mayImport lists for each package which of ours it may import. A package that
 // is missing here is missing in docs/architecture.md too.
 var mayImport = map[string][]string{
-	"bpf":                {},
-	"netfence":           {"bpf", "internal/clock", "internal/invariant"},
-	"vip":                {"internal/clock"},
-	"wal":                {"internal/vfs", "internal/invariant"},
-	"storage/kv":         {"internal/invariant"},
-	"storage":            {"wal", "internal/vfs", "internal/invariant", "storage/kv", "storage/audit"},
-	"storage/audit":      {"internal/invariant"},
-	"internal/clock":     {},
-	"internal/invariant": {},
-	"internal/vfs":       {},
-	"internal/lease":     {},
-	"internal/placement": {},
-	"internal/tenure":    {"internal/invariant"},
-	"internal/hooks":     {},
-	"internal/quorum":    {"storage", "internal/invariant"},
-	"internal/transport": {"internal/clock", "internal/invariant"},
-	"internal/guard":     {"internal/clock"},
-	"internal/config":    {"internal/lease"},
-	"internal/status":    {},
-	"internal/control":   {"internal/status"},
+	"bpf":                 {},
+	"netfence":            {"bpf", "internal/clock", "internal/invariant"},
+	"vip":                 {"internal/clock"},
+	"wal":                 {"internal/vfs", "internal/invariant"},
+	"storage/kv":          {"internal/invariant"},
+	"storage":             {"wal", "internal/vfs", "internal/invariant", "storage/kv", "storage/audit"},
+	"storage/audit":       {"internal/invariant"},
+	"internal/clock":      {},
+	"internal/invariant":  {},
+	"internal/vfs":        {},
+	"internal/lease":      {},
+	"internal/placement":  {},
+	"internal/tenure":     {"internal/invariant"},
+	"internal/hooks":      {},
+	"internal/quorum":     {"storage", "internal/invariant"},
+	"internal/ship":       {"internal/invariant"},
+	"internal/membership": {"internal/invariant"},
+	"internal/transport":  {"internal/clock", "internal/invariant"},
+	"internal/guard":      {"internal/clock"},
+	"internal/config":     {"internal/lease"},
+	"internal/status":     {},
+	"internal/control":    {"internal/status"},
 	// The one place where siblings meet, and what starts it.
 	"internal/node": {"*"},
 	"cmd/holdfast":  {"*"},
@@ -102,7 +104,7 @@ func TestImportsGoOneWay(t *testing.T) {
 
 // The pure packages decide; they neither act nor look.
 func TestPurePackagesDoNoIO(t *testing.T) {
-	pure := []string{"internal/lease", "internal/placement", "internal/tenure"}
+	pure := []string{"internal/lease", "internal/placement", "internal/tenure", "internal/ship", "internal/membership"}
 	banned := []string{"os", "net", "io", "syscall", "log", "log/slog", "math/rand", "math/rand/v2", "golang.org/x/sys/unix", "sync"}
 	for _, p := range packages(t) {
 		name := strings.TrimPrefix(p.ImportPath, module)
@@ -179,7 +181,7 @@ func TestOnlyVFSRenames(t *testing.T) {
 // Leases are counted in the boot clock: wall time must not decide anything.
 func TestPurePackagesReadNoClock(t *testing.T) {
 	sources(t, func(path string, set *token.FileSet, file *ast.File) {
-		for _, dir := range []string{"internal/lease/", "internal/placement/", "internal/tenure/", "internal/quorum/"} {
+		for _, dir := range []string{"internal/lease/", "internal/placement/", "internal/tenure/", "internal/quorum/", "internal/ship/", "internal/membership/"} {
 			if strings.HasPrefix(path, dir) {
 				for _, name := range []string{"Now", "Since", "After", "Sleep", "NewTimer", "NewTicker"} {
 					calls(file, "time", name, func(n ast.Node) { t.Errorf("%s: time.%s", set.Position(n.Pos()), name) })
