@@ -67,10 +67,10 @@ func (e *Event) texts() [6]text {
 	}
 }
 
-// cut returns the longest beginning of s that is valid UTF-8 of at most limit
-// bytes, with what is no UTF-8 replaced.
+// cut returns s with what is no UTF-8 replaced, and of that the longest
+// beginning of whole characters within limit bytes.
 func cut(s string, limit int) string {
-	s = strings.ToValidUTF8(s[:min(len(s), limit+utf8.UTFMax)], "\uFFFD")
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= limit {
 		return s
 	}
