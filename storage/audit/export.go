@@ -89,8 +89,13 @@ func writeLine(b *bufio.Writer, v any) error {
 //
 // That an export is whole does not say that it is the right one: compare the
 // head with one from elsewhere.
-func VerifyExport(r io.Reader) (Summary, error) {
-	c := &checker{in: bufio.NewReaderSize(r, maxLine)}
+func VerifyExport(r io.Reader) (Summary, error) { return ReadExport(r, nil) }
+
+// ReadExport does what VerifyExport does and calls each with every event as
+// soon as it and all before it have proved to be whole. An error of each ends
+// the reading and is returned as it is.
+func ReadExport(r io.Reader, each func(Event) error) (Summary, error) {
+	c := &checker{in: bufio.NewReaderSize(r, maxLine), each: each}
 	if err := c.run(); err != nil {
 		return Summary{}, err
 	}
@@ -100,10 +105,11 @@ func VerifyExport(r io.Reader) (Summary, error) {
 // checker walks an export.
 type checker struct {
 	in     *bufio.Reader
-	line   int   // that was read last, counted from 1
-	anchor Point // from the first line
-	at     Point // last event that is in order
-	last   []byte
+	line   int    // that was read last, counted from 1
+	anchor Point  // from the first line
+	at     Point  // last event that is in order
+	last   []byte // its line
+	each   func(Event) error
 }
 
 func (c *checker) run() error {
@@ -211,6 +217,9 @@ func (c *checker) readEvent(text []byte) error {
 	}
 	c.at = Point{Seq: e.Seq, Hash: e.Hash}
 	c.last = append(c.last[:0], text...)
+	if c.each != nil {
+		return c.each(e)
+	}
 	return nil
 }
 

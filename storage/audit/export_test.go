@@ -101,6 +101,25 @@ func TestVerifyExport(t *testing.T) {
 	}
 }
 
+func TestReadExportGivesEvents(t *testing.T) {
+	trail := filled(10, 0)
+	text := exported(t, trail, 4)
+	var got []Event
+	collect := func(e Event) error { got = append(got, e); return nil }
+	if _, err := ReadExport(strings.NewReader(text), collect); err != nil || !slices.Equal(got, trail.Events(4, 0)) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	got = nil
+	bad := strings.Replace(text, `"epoch":106`, `"epoch":107`, 1)
+	if _, err := ReadExport(strings.NewReader(bad), collect); err == nil || !slices.Equal(got, trail.Events(4, 3)) {
+		t.Errorf("of a changed export: got %v, %v; want what stands before the change", got, err)
+	}
+	full := errors.New("disk full")
+	if _, err := ReadExport(strings.NewReader(text), func(Event) error { return full }); err != full {
+		t.Errorf("got %v, want the error of the caller", err)
+	}
+}
+
 // Covers S15: a record that was changed, removed, moved or repeated is found
 // and named.
 func TestVerifyExportNamesTheRecord(t *testing.T) {
