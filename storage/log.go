@@ -206,6 +206,15 @@ func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(erro
 	l.wal.Append(recs, done)
 }
 
+// Install replaces the log by a snapshot; the next Save goes on behind it.
+func (l *Log) Install(snap *raftpb.Snapshot) {
+	meta := snap.GetMetadata()
+	invariant.Check(meta.GetIndex() > l.snap.GetMetadata().GetIndex(),
+		"snapshot at index %d installed over one at %d", meta.GetIndex(), l.snap.GetMetadata().GetIndex())
+	l.snap = proto.Clone(snap).(*raftpb.Snapshot)
+	l.entries, l.last = nil, meta.GetIndex()
+}
+
 // KeepCommit remembers a commit index without writing it; the next Save does.
 func (l *Log) KeepCommit(commit uint64) {
 	invariant.Check(commit >= l.hard.GetCommit(), "commit %d after %d", commit, l.hard.GetCommit())

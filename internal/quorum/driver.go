@@ -11,8 +11,13 @@
 // write to the log, as a value in the channel Durable.
 //
 // The order of a turn of the owner's loop: take what has happened (Persisted,
-// Over, Beat, Step, Propose), Tick, Process, apply every committed entry, send
-// every message, sleep until Next.
+// Over, Beat, Step, StepSnapshot, Propose, ReadIndex), Tick, Process, take over
+// a restored state, apply every committed entry, send every message, sleep
+// until Next.
+//
+// Snapshots travel outside of the Driver: it says to whom one must go, and the
+// receiver passes the message that went with it to StepSnapshot once it has the
+// whole state.
 package quorum
 
 import (
@@ -34,10 +39,12 @@ import (
 const (
 	maxWrites      = 512      // writes that wait for the disk
 	maxWriting     = 32 << 20 // bytes of them, half of what the wal queues
-	maxBytesApp    = 1 << 20
+	maxBytesApp    = 512 << 10
 	maxBytesApply  = 8 << 20
-	maxInflight    = 256
+	maxInflight    = 256      // messages on their way to one node
+	maxFlying      = 32 << 20 // bytes of them
 	maxUncommitted = 64 << 20
+	maxReads       = 4096 // reads a leader has not yet answered
 	// stuckFloor is the least time after which a write counts as stuck (E8).
 	stuckFloor = time.Second
 )
@@ -50,6 +57,9 @@ type Log interface {
 	Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(error))
 	// KeepCommit remembers a commit index for the next Save.
 	KeepCommit(commit uint64)
+	// Install replaces the log by a snapshot whose state is stored already: it
+	// goes on behind the snapshot. The next Save makes that durable.
+	Install(snap *raftpb.Snapshot)
 }
 
 // Config is what a Driver is made of. Every field but Logger is needed.
@@ -82,12 +92,15 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Errors of Propose and Transfer.
+// Errors of Propose, ProposeConf, ReadIndex and Transfer.
 var (
 	// ErrNotLeader: only the leader proposes; Status names it.
 	ErrNotLeader = errors.New("not the leader")
-	// ErrBusy: too much is uncommitted, a write is stuck, or a transfer runs.
-	ErrBusy = errors.New("proposal refused for now")
+	// ErrNoLeader: no leader is known.
+	ErrNoLeader = errors.New("no leader is known")
+	// ErrBusy: too much is uncommitted or asked, a write is stuck, a transfer
+	// runs, or a change of configuration is not yet applied.
+	ErrBusy = errors.New("refused for now")
 )
 
 // BeatInfo is what the election rules need of a beat.
@@ -140,8 +153,11 @@ type Driver struct {
 	conf storage.Conf
 
 	members map[uint64]storage.Member
-	voter   bool // in the applied configuration
-	abstain bool // G6, said by the owner
+	voter   bool   // in the applied configuration
+	abstain bool   // G6, said by the owner
+	full    bool   // no room to store entries, said by the owner
+	posing  uint64 // index of the snapshot that named this node only to raft
+	posed   bool   // it was taken, and the node's own change is not yet applied
 
 	turn  int64 // last call
 	epoch int64 // start, tick intervals count from here
@@ -155,10 +171,14 @@ type Driver struct {
 	stored  view // term and vote as given to the log
 	failed  error
 
-	outbox []Message
-	tail   tail
-	began  bool  // became leader, OnLead not yet called
-	led    int64 // since when this node leads
+	outbox   []outgoing
+	shipping []SnapshotOut
+	tail     tail
+	began    bool   // became leader, OnLead not yet called
+	led      int64  // since when this node leads
+	opened   uint64 // index of the first entry of its leadership
+	confAt   uint64 // newest index at which its log may hold a configuration change
+	reading  int    // reads of its leadership without an answer
 
 	early    map[uint64]early
 	peers    map[uint64]*peer
@@ -168,7 +188,8 @@ type Driver struct {
 }
 
 // New returns a Driver over an opened log. Process then hands out every entry
-// that was committed before, from index 2 on, in order.
+// that was committed before, from the one behind the log's snapshot on, in
+// order.
 func New(now int64, cfg Config) (*Driver, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
@@ -180,14 +201,20 @@ func New(now int64, cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	t, err := loadTail(cfg.Log)
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
 	rn, err := raft.NewRawNode(&raft.Config{
-		ID: cfg.ID, Storage: cfg.Log, AsyncStorageWrites: true,
+		// The log may begin before its snapshot, for the sake of followers
+		// that are behind; the state is the snapshot's.
+		ID: cfg.ID, Storage: cfg.Log, Applied: t.handed, AsyncStorageWrites: true,
 		// E: PreVote, CheckQuorum, tick = beat; raft's own timeout is only a
 		// fallback.
 		PreVote: true, CheckQuorum: true,
 		HeartbeatTick: 1, ElectionTick: int(2 * cfg.Promise / cfg.Beat),
 		MaxSizePerMsg: maxBytesApp, MaxCommittedSizePerReady: maxBytesApply,
-		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: maxInflight,
+		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: maxInflight, MaxInflightBytes: maxFlying,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
 		Logger: raftLogger{cfg.Logger},
 	})
@@ -201,10 +228,7 @@ func New(now int64, cfg Config) (*Driver, error) {
 		done:   make(chan Completion, maxWrites),
 		stored: view{term: hs.GetTerm(), vote: hs.GetVote()},
 		early:  map[uint64]early{}, peers: map[uint64]*peer{},
-		members: map[uint64]storage.Member{},
-	}
-	if d.tail, err = loadTail(cfg.Log); err != nil {
-		return nil, fmt.Errorf("start raft: %w", err)
+		members: map[uint64]storage.Member{}, tail: t,
 	}
 	d.setConf(storage.ConfOf(cs))
 	d.SetMembers(cfg.Members)
@@ -235,6 +259,7 @@ func (d *Driver) setConf(conf storage.Conf) {
 		members = append(members, m)
 	}
 	d.el.setMembers(conf, members)
+	maps.DeleteFunc(d.peers, func(id uint64, _ *peer) bool { return !conf.Contains(id) })
 }
 
 // SetAbstain makes the node neither vote nor campaign (G6), or ends that. It
@@ -243,6 +268,17 @@ func (d *Driver) setConf(conf storage.Conf) {
 func (d *Driver) SetAbstain(on bool) { d.abstain = on }
 
 func (d *Driver) abstains() bool { return d.abstain || !d.voter }
+
+// votes reports whether the node answers who asks for its vote. A learner does:
+// only a node that has applied a committed configuration in which this one
+// votes asks it, and it may need that vote to pass on the very news.
+func (d *Driver) votes() bool { return !d.abstain && d.conf.Contains(d.cfg.ID) }
+
+// SetStoring tells whether there is room to store what others send. Without it
+// the node drops entries and snapshots as if they were lost on the way, so that
+// it stays behind and nothing is lost, and it does not campaign. It still
+// votes, answers heartbeats, and stores what it proposes itself.
+func (d *Driver) SetStoring(on bool) { d.full = !on }
 
 // SetLatency takes the measured p99 of a round trip to the other voters and of
 // a sync of the log. They lengthen waits, never shorten them (E3).
@@ -283,7 +319,7 @@ func (d *Driver) raftTick(now int64) {
 	v := d.view()
 	if v.role != leader {
 		rank, _ := d.el.rank()
-		if d.abstains() || now < d.el.guard || (rank < 0 && now < d.el.dueAt()) {
+		if d.abstains() || d.full || now < d.el.guard || (rank < 0 && now < d.el.dueAt()) {
 			return
 		}
 	}
@@ -297,11 +333,14 @@ func (d *Driver) raftTick(now int64) {
 func (d *Driver) Step(now int64, from, incarnation uint64, data []byte) error {
 	d.at(now)
 	m, err := decodeFrame(d.cfg.ID, from, data)
+	if err == nil && m.GetType() == raftpb.MsgSnap {
+		err = fmt.Errorf("%w: a snapshot without its state", ErrFrame)
+	}
 	if err != nil {
 		d.dropped++
 		return fmt.Errorf("take message of node %x: %w", from, err)
 	}
-	if !d.listens(m, incarnation) {
+	if !d.listens(m, incarnation) || !d.takes(m) {
 		d.dropped++
 		return nil
 	}
@@ -317,13 +356,26 @@ func (d *Driver) listens(m *raftpb.Message, incarnation uint64) bool {
 	if d.el.isOver(from, incarnation) {
 		return false // E2
 	}
-	if d.abstains() && (isVote(m) || m.GetType() == raftpb.MsgTimeoutNow) {
+	if isVote(m) && !d.votes() || m.GetType() == raftpb.MsgTimeoutNow && d.abstains() {
 		return false // G6
 	}
 	// A leader may be known to all but us: we apply its joining from what it
 	// sends. Nobody else may be unknown.
 	_, member := d.members[from]
 	return member || d.conf.Contains(from) || fromLeader(m)
+}
+
+// takes reports whether this node does now what a message asks for.
+func (d *Driver) takes(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgApp, raftpb.MsgTimeoutNow:
+		// Empty appends too: the leader goes on with them alone once the
+		// window is full, and would send entries again after an answer.
+		return !d.full
+	case raftpb.MsgReadIndex:
+		return d.takesRead()
+	}
+	return true
 }
 
 // step gives one message to raft under the rules E2 and E4.
@@ -411,7 +463,7 @@ func (d *Driver) Unreachable(to uint64) { d.rn.ReportUnreachable(to) }
 // elect acts on the election rules.
 func (d *Driver) elect(now int64) {
 	v := d.view()
-	if v.role == leader || d.abstains() || d.failed != nil {
+	if v.role == leader || d.failed != nil {
 		return
 	}
 	if d.el.lost(now) {
@@ -419,7 +471,7 @@ func (d *Driver) elect(now int64) {
 		d.stepEarly(now)
 	}
 	// A node that cannot store must not make others vote for it (E8).
-	if d.el.mayCampaign(now, d.view()) && !d.stuck(now) {
+	if !d.abstains() && !d.full && d.el.mayCampaign(now, d.view()) && !d.stuck(now) {
 		d.el.campaigned(now)
 		if err := d.rn.Campaign(); err != nil {
 			d.log.Warn("campaign refused by raft", "err", err)
@@ -465,6 +517,9 @@ func (d *Driver) observe(now int64, from, incarnation uint64) {
 	if v.role == leader && (was.role != leader || was.term != v.term) {
 		d.began = true
 		d.led = now
+		d.confAt, _ = d.tail.last()
+		d.opened = d.confAt + 1
+		d.reading = 0
 		d.tail.lead(v.term)
 		clear(d.peers)
 	}
@@ -478,7 +533,7 @@ func (d *Driver) observe(now int64, from, incarnation uint64) {
 	d.el.observe(now, v, from, incarnation)
 }
 
-// Propose appends commands to the log; the Driver keeps their order. Errors:
+// Propose appends commands to the log, all or none, in their order. Errors:
 // ErrNotLeader, ErrBusy. Success does not mean that they will be committed.
 func (d *Driver) Propose(now int64, commands ...[]byte) error {
 	d.at(now)
@@ -493,37 +548,22 @@ func (d *Driver) propose(now int64, commands [][]byte) error {
 	if d.stuck(now) {
 		return fmt.Errorf("propose: %w: a write has waited since %d", ErrBusy, d.writes[0].since)
 	}
-	for _, data := range commands {
+	if len(commands) == 0 {
+		return nil
+	}
+	// One message of raft for all of them: an append for each would go to
+	// each follower.
+	m := &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(d.cfg.ID), Entries: make([]*raftpb.Entry, len(commands))}
+	for i, data := range commands {
 		invariant.Check(len(data) > 0 && len(data) <= storage.MaxEntry, "proposal of %d bytes, want 1 to %d", len(data), storage.MaxEntry)
-		if err := d.rn.Propose(data); err != nil {
-			return fmt.Errorf("propose: %w: %w", ErrBusy, err)
-		}
+		m.Entries[i] = &raftpb.Entry{Data: data}
+	}
+	if err := d.rn.Step(m); err != nil {
+		return fmt.Errorf("propose: %w: %w", ErrBusy, err)
+	}
+	for _, data := range commands {
 		d.tail.proposed(v.term, raftpb.EntryNormal, data)
 	}
-	return nil
-}
-
-// ProposeConf proposes one change of raft's configuration; context is the
-// encoded command that goes with it (storage.PutMember, storage.RemoveMember).
-// G4: the caller leaves P between two changes.
-func (d *Driver) ProposeConf(now int64, kind raftpb.ConfChangeType, node uint64, context []byte) error {
-	d.at(now)
-	v := d.view()
-	if v.role != leader {
-		return fmt.Errorf("propose configuration: %w (leader is %x)", ErrNotLeader, v.lead)
-	}
-	cc := &raftpb.ConfChangeV2{
-		Changes: []*raftpb.ConfChangeSingle{{Type: kind.Enum(), NodeId: new(node)}},
-		Context: context,
-	}
-	_, data, err := raftpb.MarshalConfChange(cc)
-	if err != nil {
-		return fmt.Errorf("propose configuration: %w", err)
-	}
-	if err := d.rn.ProposeConfChange(cc); err != nil {
-		return fmt.Errorf("propose configuration: %w: %w", ErrBusy, err)
-	}
-	d.tail.proposed(v.term, raftpb.EntryConfChangeV2, data)
 	return nil
 }
 

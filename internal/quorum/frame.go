@@ -16,8 +16,11 @@ const MaxFrame = 10 << 20
 // node takes. The connection it came on should be closed.
 var ErrFrame = errors.New("bad raft frame")
 
+// maxContext bounds what goes with a read, in bytes.
+const maxContext = 32
+
 // decodeFrame parses a message from a peer and refuses what no peer of ours
-// sends: local messages, forwarded proposals and reads, another's name.
+// sends: local messages, forwarded proposals, another's name.
 func decodeFrame(self, from uint64, data []byte) (*raftpb.Message, error) {
 	if len(data) > MaxFrame {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFrame, len(data), MaxFrame)
@@ -30,13 +33,18 @@ func decodeFrame(self, from uint64, data []byte) (*raftpb.Message, error) {
 	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp,
 		raftpb.MsgPreVote, raftpb.MsgPreVoteResp, raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp,
 		raftpb.MsgTimeoutNow, raftpb.MsgSnap:
+	case raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
+		if e := m.GetEntries(); len(e) != 1 || len(e[0].GetData()) > maxContext {
+			return nil, fmt.Errorf("%w: %s with %d entries", ErrFrame, m.GetType(), len(e))
+		}
 	default:
 		return nil, fmt.Errorf("%w: type %s", ErrFrame, m.GetType())
 	}
 	if m.GetFrom() != from || m.GetTo() != self {
 		return nil, fmt.Errorf("%w: from %x to %x on a connection from %x to %x", ErrFrame, m.GetFrom(), m.GetTo(), from, self)
 	}
-	if m.GetTerm() == 0 || len(m.GetResponses()) != 0 {
+	// A question to the leader is the only message of no term.
+	if (m.GetTerm() == 0) != (m.GetType() == raftpb.MsgReadIndex) || len(m.GetResponses()) != 0 {
 		return nil, fmt.Errorf("%w: term %d with %d responses", ErrFrame, m.GetTerm(), len(m.GetResponses()))
 	}
 	return m, nil

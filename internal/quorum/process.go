@@ -5,7 +5,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
 	"github.com/holdfast-ha/holdfast/storage"
@@ -28,11 +27,15 @@ type Entry struct {
 	Conf *storage.Conf
 }
 
-// Output is what a turn leaves to do: apply every entry of Committed, in
-// order, before the Driver is called again, and send every message.
+// Output is what a turn leaves to do, before the Driver is called again and in
+// this order: replace the state if Restored is set, apply every entry of
+// Committed, send every message and bring every snapshot on its way.
 type Output struct {
-	Messages  []Message
+	Restored  *Restored // Committed goes on behind its index
 	Committed []Entry
+	Messages  []Message
+	Snapshots []SnapshotOut
+	Reads     []Read // answers; their index may not be applied yet
 	// Changed: leader, term or this node's role is another than in the last
 	// Output that said so.
 	Changed bool
@@ -50,10 +53,11 @@ func (d *Driver) Process(now int64) (Output, error) {
 	var out Output
 	for d.hasRoom() && d.rn.HasReady() {
 		rd := d.rn.Ready()
+		d.answered(rd.ReadStates, &out)
 		for _, m := range rd.Messages {
 			switch m.GetTo() {
 			case raft.LocalAppendThread:
-				d.save(now, m)
+				d.save(now, m, &out)
 			case raft.LocalApplyThread:
 				if err := d.apply(now, m, &out); err != nil {
 					d.failed = err
@@ -68,7 +72,8 @@ func (d *Driver) Process(now int64) (Output, error) {
 		}
 		began = false
 	}
-	out.Messages, d.outbox = d.outbox, nil
+	out.Messages = d.frames()
+	out.Snapshots, d.shipping = d.shipping, nil
 	if v := d.view(); v.role != d.reported.role || v.term != d.reported.term || v.lead != d.reported.lead {
 		d.reported = v
 		out.Changed = true
@@ -111,14 +116,17 @@ func joinFirst(m *raftpb.Message, stored []*raftpb.Entry) {
 }
 
 // save gives a change to the log. What must wait for it waits in writes.
-func (d *Driver) save(now int64, m *raftpb.Message) {
-	invariant.Check(m.GetSnapshot() == nil, "snapshot at index %d: not supported", m.GetSnapshot().GetMetadata().GetIndex())
+func (d *Driver) save(now int64, m *raftpb.Message, out *Output) {
+	snap := m.GetSnapshot()
+	if snap != nil {
+		d.restore(snap, out)
+	}
 	var hs *raftpb.HardState
 	if m.Term != nil {
 		hs = &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
 	}
 	d.tail.store(m.GetEntries())
-	sync := len(m.GetEntries()) > 0 || hs != nil && (hs.GetTerm() != d.stored.term || hs.GetVote() != d.stored.vote)
+	sync := snap != nil || len(m.GetEntries()) > 0 || hs != nil && (hs.GetTerm() != d.stored.term || hs.GetVote() != d.stored.vote)
 	if !sync {
 		// Only the commit index moved, or nothing: a commit index that is lost
 		// is learned again, so nobody waits for a disk because of it.
@@ -177,21 +185,6 @@ func (d *Driver) respond(now int64, responses []*raftpb.Message) {
 	}
 }
 
-// send puts a message into the outbox.
-func (d *Driver) send(now int64, m *raftpb.Message) {
-	if m.GetType() == raftpb.MsgHeartbeat {
-		if d.stuck(now) {
-			return // E8
-		}
-		if p := d.peer(m.GetTo()); p.asked == 0 {
-			p.asked = now
-		}
-	}
-	data, err := proto.Marshal(m)
-	invariant.Check(err == nil && len(data) <= MaxFrame, "message %s of %d bytes: %v", m.GetType(), len(data), err)
-	d.outbox = append(d.outbox, Message{To: m.GetTo(), Data: data})
-}
-
 // apply hands out committed entries. raft is told at once that they are
 // applied, because the owner applies them before it calls again.
 func (d *Driver) apply(now int64, m *raftpb.Message, out *Output) error {
@@ -203,8 +196,7 @@ func (d *Driver) apply(now int64, m *raftpb.Message, out *Output) error {
 			if err != nil {
 				return fmt.Errorf("read configuration change %d: %w", e.GetIndex(), err)
 			}
-			conf := storage.ConfOf(d.rn.ApplyConfChange(cc))
-			d.setConf(conf)
+			conf := d.changed(d.rn.ApplyConfChange(cc), cc.AsV2().GetChanges())
 			entry.Conf, entry.Data = &conf, cc.AsV2().GetContext()
 		}
 		out.Committed = append(out.Committed, entry)
@@ -216,11 +208,11 @@ func (d *Driver) apply(now int64, m *raftpb.Message, out *Output) error {
 // Next returns when Tick must be called at the latest, given that nothing
 // happens before.
 func (d *Driver) Next(now int64) int64 {
-	if len(d.outbox) > 0 || d.began || (d.hasRoom() && d.rn.HasReady()) {
+	if len(d.outbox) > 0 || len(d.shipping) > 0 || d.began || (d.hasRoom() && d.rn.HasReady()) {
 		return now
 	}
 	next := d.epoch + (d.slot+1)*int64(d.cfg.Beat)
-	if v := d.view(); !d.abstains() && !d.stuck(now) {
+	if v := d.view(); !d.abstains() && !d.full && !d.stuck(now) {
 		next = min(next, d.el.next(now, v))
 	}
 	if d.transfer.to != 0 {

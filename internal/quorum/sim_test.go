@@ -115,13 +115,19 @@ type node struct {
 // disk is done, so that a crash loses what was not yet synced.
 type slowLog struct {
 	*storage.Log
-	n     *node
-	queue []func()
-	stuck bool
+	n       *node
+	queue   []func()
+	install *raftpb.Snapshot // goes before the next write
+	stuck   bool
 }
 
 func (l *slowLog) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(error)) {
+	snap := l.install
+	l.install = nil
 	l.queue = append(l.queue, func() {
+		if snap != nil {
+			l.Log.Install(snap)
+		}
 		end := make(chan error, 1)
 		l.Log.Save(hs, entries, func(err error) { end <- err })
 		done(<-end)
@@ -131,6 +137,11 @@ func (l *slowLog) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(
 		}
 	})
 	l.n.s.after(l.n, l.n.s.fsync, l.run)
+}
+
+// Install is kept back like a write; the Save that follows it carries it out.
+func (l *slowLog) Install(snap *raftpb.Snapshot) {
+	l.install = snap
 }
 
 // run ends the oldest write.

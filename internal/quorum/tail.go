@@ -5,7 +5,6 @@ import (
 	"math"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
 	"github.com/holdfast-ha/holdfast/storage"
@@ -15,14 +14,17 @@ import (
 // to the last index, including what raft has not yet given to be stored. A new
 // leader decides from it (E5).
 //
-// Invariant: entries follow handed without gaps.
+// Invariants: entries follow handed without gaps; control counts those of them
+// that are not plain.
 type tail struct {
 	handed, handedTerm uint64
 	entries            []*raftpb.Entry
+	control            int
 }
 
+// loadTail returns the log behind its snapshot. The log may begin before that.
 func loadTail(log Log) (tail, error) {
-	first, err := log.FirstIndex()
+	snap, err := log.Snapshot()
 	if err != nil {
 		return tail{}, fmt.Errorf("read log: %w", err)
 	}
@@ -30,17 +32,20 @@ func loadTail(log Log) (tail, error) {
 	if err != nil {
 		return tail{}, fmt.Errorf("read log: %w", err)
 	}
-	t := tail{handed: first - 1}
-	if t.handedTerm, err = log.Term(first - 1); err != nil {
-		return tail{}, fmt.Errorf("read log: %w", err)
-	}
-	if last >= first {
-		if t.entries, err = log.Entries(first, last+1, math.MaxUint64); err != nil {
+	t := tail{}
+	t.restore(snap.GetMetadata().GetIndex(), snap.GetMetadata().GetTerm())
+	if last > t.handed {
+		entries, err := log.Entries(t.handed+1, last+1, math.MaxUint64)
+		if err != nil {
 			return tail{}, fmt.Errorf("read log: %w", err)
 		}
+		t.store(entries)
 	}
 	return t, nil
 }
+
+// restore begins anew behind a snapshot.
+func (t *tail) restore(index, term uint64) { *t = tail{handed: index, handedTerm: term} }
 
 // last returns index and term of the last entry.
 func (t *tail) last() (index, term uint64) {
@@ -66,8 +71,38 @@ func (t *tail) store(entries []*raftpb.Entry) {
 	from := entries[0].GetIndex()
 	index, _ := t.last()
 	invariant.Check(from > t.handed && from <= index+1, "entries from %d behind %d..%d", from, t.handed, index)
-	n := from - t.handed - 1
-	t.entries = append(t.entries[:n:n], entries...)
+	keep := from - t.handed - 1
+	if t.control > 0 {
+		for _, e := range t.entries[keep:] {
+			t.count(e, -1)
+		}
+	}
+	if n := int(keep) + len(entries); n < len(t.entries) {
+		clear(t.entries[n:])
+	}
+	t.entries = append(t.entries[:keep], entries...)
+	for _, e := range entries {
+		t.count(e, 1)
+	}
+}
+
+// count adds n to control for an entry that is not plain.
+func (t *tail) count(e *raftpb.Entry, n int) {
+	if !plain(e) {
+		t.control += n
+	}
+}
+
+// plain reports whether an entry leaves the control part of the state as it is.
+func plain(e *raftpb.Entry) bool {
+	if e.GetType() != raftpb.EntryNormal {
+		return false
+	}
+	if len(e.GetData()) == 0 {
+		return true
+	}
+	kind, ok := storage.KindOf(e.GetData())
+	return ok && (kind.Data() || kind == storage.KindRecord || kind == storage.KindCheckpoint)
 }
 
 // lead notes the empty entry with which raft begins a leadership; store will
@@ -77,7 +112,9 @@ func (t *tail) lead(term uint64) { t.proposed(term, raftpb.EntryNormal, nil) }
 // proposed notes an entry that raft has appended for this leader.
 func (t *tail) proposed(term uint64, typ raftpb.EntryType, data []byte) {
 	index, _ := t.last()
-	t.entries = append(t.entries, &raftpb.Entry{Index: new(index + 1), Term: new(term), Type: typ.Enum(), Data: data})
+	e := &raftpb.Entry{Index: new(index + 1), Term: new(term), Type: typ.Enum(), Data: data}
+	t.entries = append(t.entries, e)
+	t.count(e, 1)
 }
 
 // hand drops an entry that is handed out.
@@ -85,11 +122,16 @@ func (t *tail) hand(e *raftpb.Entry) {
 	invariant.Check(len(t.entries) > 0 && e.GetIndex() == t.handed+1 && e.GetTerm() == t.entries[0].GetTerm(),
 		"entry %d term %d handed out after %d, of %d in the tail", e.GetIndex(), e.GetTerm(), t.handed, len(t.entries))
 	t.handed, t.handedTerm = e.GetIndex(), e.GetTerm()
+	t.count(t.entries[0], -1)
+	t.entries[0] = nil
 	t.entries = t.entries[1:]
 }
 
 // assignPending reports whether an Assign stands in the tail (E6).
 func (t *tail) assignPending() bool {
+	if t.control == 0 {
+		return false
+	}
 	for _, e := range t.entries {
 		if kind, ok := storage.KindOf(e.GetData()); ok && e.GetType() == raftpb.EntryNormal && kind == storage.KindAssign {
 			return true
@@ -98,14 +140,18 @@ func (t *tail) assignPending() bool {
 	return false
 }
 
-// Overlay returns what st will be if the whole log up to its last index is
-// committed (E5). st must have applied every entry that Process has handed
-// out; it is not changed. Decide Assigns from the overlay: its epochs are the
-// ones that Prev must name.
+// Overlay returns what the control part of st will be if the whole log up to
+// its last index is committed (E5): st itself if the log holds nothing that
+// would change it, else a copy without buckets and audit trail. It must not be
+// changed. st must have applied every entry that Process has handed out. Decide
+// Assigns from the overlay: its epochs are the ones that Prev must name.
 func (d *Driver) Overlay(st *storage.State) *storage.State {
-	next := st.CloneControl()
-	applied, _ := next.Applied()
+	applied, _ := st.Applied()
 	invariant.Check(applied == d.tail.handed, "overlay over index %d, handed out up to %d", applied, d.tail.handed)
+	if d.tail.control == 0 {
+		return st
+	}
+	next := st.CloneControl()
 	for _, e := range d.tail.entries {
 		var err error
 		if e.GetType() == raftpb.EntryNormal {
@@ -122,22 +168,4 @@ func (d *Driver) Overlay(st *storage.State) *storage.State {
 		}
 	}
 	return next
-}
-
-// confContext returns the command that goes with a configuration change.
-func confContext(e *raftpb.Entry) []byte {
-	cc, err := decodeConf(e)
-	if err != nil {
-		return nil
-	}
-	return cc.AsV2().GetContext()
-}
-
-func decodeConf(e *raftpb.Entry) (raftpb.ConfChangeI, error) {
-	if e.GetType() == raftpb.EntryConfChange {
-		cc := &raftpb.ConfChange{}
-		return cc, proto.Unmarshal(e.GetData(), cc)
-	}
-	cc := &raftpb.ConfChangeV2{}
-	return cc, proto.Unmarshal(e.GetData(), cc)
 }

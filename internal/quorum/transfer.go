@@ -3,6 +3,7 @@ package quorum
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -43,7 +44,7 @@ func (d *Driver) mayTransfer(now int64, to uint64) error {
 		return ErrNotLeader
 	case d.transfer.to != 0 || d.stuck(now):
 		return ErrBusy
-	case to == d.cfg.ID || !d.conf.Voter(to):
+	case to == d.cfg.ID || !slices.Contains(d.conf.Voters, to):
 		return ErrNoVoter
 	case d.tail.assignPending():
 		return ErrAssignPending
@@ -92,61 +93,4 @@ func (d *Driver) watchTransfer(now int64) {
 			return
 		}
 	}
-}
-
-// PeerStatus is what the leader knows of one node's log.
-type PeerStatus struct {
-	Node     uint64
-	Match    uint64 // last index it has stored
-	Learner  bool
-	Answered int64 // when it answered last, 0 never
-}
-
-// Status is a picture of the Driver, for status pages and for decisions that
-// need no more than that.
-type Status struct {
-	Term, Leader        uint64 // leader 0: none known
-	Role                string // follower, pre-candidate, candidate, leader
-	LeaderIncarnation   uint64 // 0 if not known
-	Lost                bool   // E1
-	LostAt              int64  // when the leader was or would be lost
-	LastIndex, LastTerm uint64
-	Commit, Handed      uint64 // handed out for applying
-	Voter, Abstain      bool
-	Stuck               bool // E8
-	Writes              int  // under way
-	TransferTo          uint64
-	Dropped             uint64       // frames not taken
-	Peers               []PeerStatus // of the leader
-}
-
-// Status returns the present picture.
-func (d *Driver) Status(now int64) Status {
-	v := d.view()
-	s := Status{
-		Term: v.term, Leader: v.lead, Role: v.role.String(),
-		Lost: v.role != leader && d.el.lost(now), LostAt: d.el.lostAt(),
-		Commit: d.rn.BasicStatus().GetCommit(), Handed: d.tail.handed,
-		Voter: d.voter, Abstain: d.abstains(), Stuck: d.stuck(now), Writes: len(d.writes),
-		TransferTo: d.transfer.to, Dropped: d.dropped,
-	}
-	s.LastIndex, s.LastTerm = d.tail.last()
-	if v.lead != 0 && v.lead == d.el.leader.node {
-		s.LeaderIncarnation = d.el.leader.incarnation
-	}
-	if v.role == leader {
-		d.rn.WithProgress(func(node uint64, typ raft.ProgressType, pr tracker.Progress) {
-			p := PeerStatus{Node: node, Match: pr.Match, Learner: typ == raft.ProgressTypeLearner}
-			if k := d.peers[node]; k != nil {
-				p.Answered = k.answered
-			}
-			s.Peers = append(s.Peers, p)
-		})
-	}
-	return s
-}
-
-// String returns raft's word for the role.
-func (r role) String() string {
-	return [...]string{"follower", "pre-candidate", "candidate", "leader"}[r]
 }
