@@ -36,7 +36,7 @@ func founded(t *testing.T, fsys vfs.FS) (*Data, *Log) {
 	if err := d.PublishFirst(firstConfig(), Empty); err != nil {
 		t.Fatal(err)
 	}
-	l, _, err := d.OpenLog(smallLog)
+	l, _, _, err := d.OpenLog(smallLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestStages(t *testing.T) {
 	if err := d.PublishFirst(again, Founded); err != nil {
 		t.Fatal(err)
 	}
-	l, _, err := d.OpenLog(smallLog)
+	l, _, _, err := d.OpenLog(smallLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func found(fsys vfs.FS) (id uint64, err error) {
 	if err := d.PublishFirst(firstConfig(), Founded); err != nil {
 		return id, err
 	}
-	l, _, err := d.OpenLog(smallLog)
+	l, _, _, err := d.OpenLog(smallLog)
 	if err != nil {
 		return id, err
 	}
@@ -289,7 +289,7 @@ func TestLogKeepsWhatWasSaved(t *testing.T) {
 	disk.Crash(vfs.CrashOptions{})
 	_ = l.Close()
 	d := open(t, disk)
-	l, rec, err := d.OpenLog(smallLog)
+	l, _, rec, err := d.OpenLog(smallLog)
 	if err != nil || rec.Verdict != wal.Clean {
 		t.Fatalf("%+v, %v", rec, err)
 	}
@@ -305,7 +305,7 @@ func TestLogKeepsWhatWasSaved(t *testing.T) {
 	if err := errors.Join(l.Close(), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if l, _, err = open(t, disk).OpenLog(smallLog); err != nil {
+	if l, _, _, err = open(t, disk).OpenLog(smallLog); err != nil {
 		t.Fatal(err)
 	}
 	if got := describe(t, l); !strings.HasPrefix(got, "term 4 vote 9 commit 6:") {
@@ -398,7 +398,7 @@ func TestReplayRefusesNonsense(t *testing.T) {
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := d.OpenLog(smallLog); !errors.Is(err, wal.ErrCorrupt) {
+			if _, _, _, err := d.OpenLog(smallLog); !errors.Is(err, wal.ErrCorrupt) {
 				t.Fatalf("opened: %v", err)
 			}
 		})

@@ -30,8 +30,8 @@ const (
 	dirLog       = "wal"
 )
 
-// asideMark is part of every name that SetAside gives.
-const asideMark = ".aside-"
+// AsideMark is part of every name that SetAside gives.
+const AsideMark = ".aside-"
 
 // ErrInUse means that another worker has the data directory.
 var ErrInUse = errors.New("another holdfast worker uses it")
@@ -323,8 +323,8 @@ func SetAside(fsys vfs.FS, dir, label string) ([]string, error) {
 		from := filepath.Join(dir, name)
 		ok, err := vfs.Exists(fsys, from)
 		if err == nil && ok {
-			err = fsys.Publish(from, from+asideMark+label)
-			moved = append(moved, from+asideMark+label)
+			err = fsys.Publish(from, from+AsideMark+label)
+			moved = append(moved, from+AsideMark+label)
 		}
 		if err != nil {
 			return moved, errors.Join(fmt.Errorf("set aside: %w", err), lock.Close())

@@ -54,7 +54,7 @@ var _ raft.Storage = (*Log)(nil)
 // Recovery says what the wal found (F3); an error that wraps wal.ErrCorrupt
 // means that the log must be set aside (SetAside), a *DamageError that it is
 // missing or another's.
-func (d *Data) OpenLog(o LogOptions) (*Log, wal.Recovery, error) {
+func (d *Data) OpenLog(o LogOptions) (*Log, *State, wal.Recovery, error) {
 	invariant.Check(d.first != nil, "log of %s opened before its founding", d.dir)
 	first := *d.first
 	l := &Log{snap: first.Snapshot(), last: FirstIndex}
@@ -69,24 +69,24 @@ func (d *Data) OpenLog(o LogOptions) (*Log, wal.Recovery, error) {
 	if d.founding {
 		w, err := d.createLog(opts)
 		if err != nil {
-			return nil, wal.Recovery{}, err
+			return nil, nil, wal.Recovery{}, err
 		}
 		l.wal = w
-		return l, wal.Recovery{Verdict: wal.Clean}, nil
+		return l, d.NewState(), wal.Recovery{Verdict: wal.Clean}, nil
 	}
 	w, rec, err := wal.Open(opts, l.replay)
 	if errors.Is(err, wal.ErrNoLog) || errors.Is(err, wal.ErrForeign) {
-		return nil, rec, d.damage("the log does not belong to the first configuration", err)
+		return nil, nil, rec, d.damage("the log does not belong to the first configuration", err)
 	}
 	if err != nil {
-		return nil, rec, fmt.Errorf("open log: %w", err)
+		return nil, nil, rec, fmt.Errorf("open log: %w", err)
 	}
 	l.wal = w
 	if c := l.hard.GetCommit(); c > l.last {
-		return nil, rec, fmt.Errorf("open log: commit %d behind the last entry %d: %w", c, l.last, errClose(w))
+		return nil, nil, rec, fmt.Errorf("open log: commit %d behind the last entry %d: %w", c, l.last, errClose(w))
 	}
 	proto.Merge(&l.written, &l.hard)
-	return l, rec, nil
+	return l, d.NewState(), rec, nil
 }
 
 // errClose closes a log that turned out to be corrupt above the wal's own
@@ -204,15 +204,6 @@ func (l *Log) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(erro
 		recs = append(recs, l.hardRecord())
 	}
 	l.wal.Append(recs, done)
-}
-
-// Install replaces the log by a snapshot; the next Save goes on behind it.
-func (l *Log) Install(snap *raftpb.Snapshot) {
-	meta := snap.GetMetadata()
-	invariant.Check(meta.GetIndex() > l.snap.GetMetadata().GetIndex(),
-		"snapshot at index %d installed over one at %d", meta.GetIndex(), l.snap.GetMetadata().GetIndex())
-	l.snap = proto.Clone(snap).(*raftpb.Snapshot)
-	l.entries, l.last = nil, meta.GetIndex()
 }
 
 // KeepCommit remembers a commit index without writing it; the next Save does.

@@ -349,7 +349,7 @@ func (n *node) start() {
 	s := n.s
 	data, err := storage.OpenData(n.fs, "/data")
 	s.check(err)
-	log, _, err := data.OpenLog(storage.LogOptions{SegmentBytes: 64 << 10})
+	log, _, _, err := data.OpenLog(storage.LogOptions{SegmentBytes: 64 << 10})
 	s.check(err)
 	n.data, n.st = data, data.NewState()
 	n.life++
