@@ -58,8 +58,9 @@ type Log interface {
 	// KeepCommit remembers a commit index for the next Save.
 	KeepCommit(commit uint64)
 	// Install replaces the log by a snapshot whose state is stored already: it
-	// goes on behind the snapshot. The next Save makes that durable.
-	Install(snap *raftpb.Snapshot)
+	// goes on behind the snapshot. The next Save makes that durable. release
+	// gives back what the old log holds on the disk.
+	Install(snap *raftpb.Snapshot) (release func() error)
 }
 
 // Config is what a Driver is made of. Every field but Logger is needed.

@@ -25,6 +25,9 @@ type SnapshotOut struct {
 type Restored struct {
 	Index, Term uint64
 	Conf        storage.Conf
+	// Release gives back what the old log holds on the disk; call it once,
+	// from any goroutine.
+	Release func() error
 }
 
 // SnapshotDone tells how a SnapshotOut has ended: ok if the node has the state
@@ -127,9 +130,9 @@ func (d *Driver) restore(snap *raftpb.Snapshot, out *Output) {
 		snap = proto.Clone(snap).(*raftpb.Snapshot)
 		snap.Metadata.ConfState.Learners = conf.Learners
 	}
-	d.cfg.Log.Install(snap)
+	release := d.cfg.Log.Install(snap)
 	d.tail.restore(meta.GetIndex(), meta.GetTerm())
 	d.setConf(conf)
-	out.Restored = &Restored{Index: meta.GetIndex(), Term: meta.GetTerm(), Conf: conf}
+	out.Restored = &Restored{Index: meta.GetIndex(), Term: meta.GetTerm(), Conf: conf, Release: release}
 	d.log.Info("snapshot taken over", "index", meta.GetIndex(), "term", meta.GetTerm(), "from", d.view().lead)
 }
