@@ -79,10 +79,15 @@ func (o *Options) validate() error {
 type request struct {
 	records []Record
 	bytes   int64
-	release bool // then upto is set, else records
-	upto    uint64
-	err     error // found before it was queued
+	release *release // nil for an append
+	err     error    // found before it was queued
 	done    func(error)
+}
+
+// release is what Compact asks of the writer, and its answer.
+type release struct {
+	upto    uint64
+	dropped []segment // no longer part of the log; files still there
 }
 
 func (r *request) finish(err error) {
@@ -102,6 +107,9 @@ type Log struct {
 	prep     *preparer
 	finished chan struct{} // closed when the writer has ended
 	failed   chan struct{} // closed when err is set
+
+	dropping sync.Mutex // held while files of released segments go
+	closed   bool       // no file is touched any more; guarded by dropping
 
 	mu      sync.Mutex
 	room    sync.Cond // the queue got shorter, or the log ended
@@ -265,7 +273,9 @@ func start(opts Options, f vfs.File, tail *scanner, segments []segment, recovery
 // An error is final for the log, but for ErrTooLarge, which concerns this call
 // alone and writes nothing. Append waits while the queue is full. A type out of
 // 1 to MaxType panics.
-func (l *Log) Append(records []Record, done func(error)) {
+func (l *Log) Append(records []Record, done func(error)) { l.submit(l.request(records, done)) }
+
+func (l *Log) request(records []Record, done func(error)) *request {
 	r := &request{records: records, done: done}
 	for i := range records {
 		rec := &records[i]
@@ -279,7 +289,7 @@ func (l *Log) Append(records []Record, done func(error)) {
 	if r.err != nil {
 		r.records, r.bytes = nil, 0
 	}
-	l.submit(r)
+	return r
 }
 
 // Truncate voids the records so far whose index is from or above: replay will
@@ -292,11 +302,29 @@ func (l *Log) Truncate(from uint64, done func(error)) {
 // Release drops the segments, from the oldest on, in which no record has an
 // index above upto; the one in use stays. It is ordered after the appends
 // before it and returns when the segments are gone. Records of index 0 keep no
-// segment: what of them is still needed must be appended again before.
-func (l *Log) Release(upto uint64) error {
+// segment: what of them is still needed must be appended again before, or be
+// given to Compact.
+func (l *Log) Release(upto uint64) error { return l.Compact(upto, nil)() }
+
+// Compact is Release in two halves. It queues the release, ordered after the
+// appends before it, together with records that must outlive it: they stand in
+// one batch with the mark of the release, in the segment in use, so that a
+// crash leaves both or neither. drop waits until that batch is durable and then
+// removes the files; it may run on any goroutine, must run only once, and
+// returns the final error of the log. A log that is closed before leaves the
+// files to the next Open.
+func (l *Log) Compact(upto uint64, keep []Record) (drop func() error) {
 	done := make(chan error, 1)
-	l.submit(&request{release: true, upto: upto, done: func(err error) { done <- err }})
-	return <-done
+	rel := &release{upto: upto}
+	r := l.request(keep, func(err error) { done <- err })
+	r.release = rel
+	l.submit(r)
+	return func() error {
+		if err := <-done; err != nil {
+			return err
+		}
+		return l.drop(rel.dropped)
+	}
 }
 
 // submit queues a request, or ends it when the log is closed.
@@ -366,15 +394,17 @@ func (l *Log) Failed() <-chan struct{} { return l.failed }
 // returns the final error of the log, if any. Calls after it are ErrClosed.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	first := !l.closing
 	l.closing = true
 	l.work.Broadcast()
 	l.room.Broadcast()
 	l.mu.Unlock()
 	<-l.finished
-	if !first {
+	l.dropping.Lock()
+	defer l.dropping.Unlock()
+	if l.closed {
 		return l.Err()
 	}
+	l.closed = true
 	l.prep.close()
 	if err := l.w.file.Close(); err != nil {
 		return errors.Join(l.Err(), fmt.Errorf("close segment: %w", err))

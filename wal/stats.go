@@ -37,14 +37,15 @@ const meterSamples = 1024
 
 // meter is the part of Log that Stats reads; Log.mu guards it.
 type meter struct {
-	segments  int
-	bytes     int64
+	bytes     int64 // of list
 	room      int64
 	lastIndex uint64
 	batches   uint64
 	records   uint64
 	written   uint64
 	took      []time.Duration // a ring, the next at batches % meterSamples
+	list      []segment       // oldest first, the last in use; never changed
+	oldest    uint64          // sequence of the first of list
 }
 
 // note counts a batch.
@@ -64,14 +65,16 @@ func (l *Log) note(bytes, records int, took time.Duration) {
 
 // publishStats shows the state of the writer to Stats.
 func (w *writer) publishStats() {
-	bytes := int64(0)
-	for i := range w.segments {
-		bytes += int64(w.segments[i].head.size)
-	}
 	l := w.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.meter.segments, l.meter.bytes = len(w.segments), bytes
+	if l.meter.oldest != w.segments[0].head.sequence || len(l.meter.list) != len(w.segments) {
+		l.meter.list = slices.Clone(w.segments)
+		l.meter.oldest, l.meter.bytes = w.segments[0].head.sequence, 0
+		for i := range w.segments {
+			l.meter.bytes += int64(w.segments[i].head.size)
+		}
+	}
 	l.meter.room = int64(w.head.size) - w.offset - sealBytes
 	l.meter.lastIndex = w.last
 }
@@ -83,7 +86,7 @@ func (l *Log) Stats() Stats {
 	m := l.meter
 	took := slices.Clone(m.took)
 	s := Stats{
-		Verdict: l.recovery.Verdict, Segments: m.segments, Bytes: m.bytes, Room: m.room, Blocked: blocked,
+		Verdict: l.recovery.Verdict, Segments: len(m.list), Bytes: m.bytes, Room: m.room, Blocked: blocked,
 		LastIndex: m.lastIndex, Batches: m.batches, Records: m.records, BatchBytes: m.written,
 		Queued: len(l.queue), Err: l.err,
 	}

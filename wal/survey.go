@@ -47,6 +47,8 @@ type survey struct {
 	// bytes that a power cut could still take (they may be there since a
 	// process died between its write and its sync).
 	reload bool
+	// pace, unless nil, is asked before so many bytes are read.
+	pace func(bytes int) error
 	// only, unless nil, must match each header.
 	only *header
 	// visit gets each record of callers, in order.
@@ -197,6 +199,9 @@ func (s *survey) load(sequence uint64) (*scanner, uint32, error) {
 	return newScanner(buf, head, crc), crc, nil
 }
 
+// readBytes is how much of a segment is read at once.
+const readBytes = 1 << 20
+
 // readSegment returns a whole segment file; its length is within the limits.
 func (s *survey) readSegment(name string) ([]byte, error) {
 	f, err := s.fsys.OpenFile(path.Join(s.dir, name), os.O_RDONLY, 0)
@@ -221,8 +226,20 @@ func (s *survey) readOpen(f vfs.File, name string) ([]byte, error) {
 		return nil, s.damaged(name, size, "file has %d bytes", size)
 	}
 	buf := make([]byte, size)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 0, size), buf); err != nil {
-		return nil, fmt.Errorf("read segment %s: %w", name, err)
+	for from := int64(0); from < size; from += readBytes {
+		part := buf[from:min(from+readBytes, size)]
+		if s.pace != nil {
+			if err := s.pace(len(part)); err != nil {
+				return nil, err
+			}
+		}
+		_, err := io.ReadFull(io.NewSectionReader(f, from, int64(len(part))), part)
+		if vfs.Unreadable(err) {
+			return nil, s.damaged(name, from, "cannot be read: %v", err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read segment %s: %w", name, err)
+		}
 	}
 	return buf, nil
 }

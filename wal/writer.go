@@ -3,6 +3,7 @@ package wal
 import (
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
@@ -57,9 +58,9 @@ func (w *writer) serve(reqs []*request) {
 	var p pick
 	limit := min(maxBatchBytes, w.log.prep.size-headerBytes-sealBytes)
 	for _, r := range reqs {
-		if r.release {
+		if r.release != nil {
 			w.flush(&p)
-			r.finish(w.release(r.upto))
+			r.finish(w.release(r))
 			continue
 		}
 		for i := range r.records {
@@ -167,51 +168,72 @@ func (w *writer) rotate() error {
 	return nil
 }
 
-// release drops segments. The record that says so is durable before the first
-// name goes, so that a name that is missing for another reason is seen.
-func (w *writer) release(upto uint64) error {
+// release takes segments out of the log and gives them to the request. The
+// record that says so is durable before the first name goes, so that a name
+// that is missing for another reason is seen.
+func (w *writer) release(r *request) error {
 	if err := w.log.Err(); err != nil {
 		return err
 	}
+	if r.err != nil {
+		return r.err
+	}
 	n := 0
-	for n < len(w.segments)-1 && w.segments[n].maxIndex <= upto {
+	for n < len(w.segments)-1 && w.segments[n].maxIndex <= r.release.upto {
 		n++
+	}
+	records := r.records
+	if n > 0 {
+		mark := Record{Type: TypeRelease, Index: w.segments[n].head.sequence, Term: r.release.upto}
+		records = append(slices.Clone(records), mark)
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	if err := w.write(records, r.bytes+recordSize(0)); err != nil {
+		return err
 	}
 	if n == 0 {
 		return nil
 	}
-	oldest := w.segments[n].head.sequence
-	mark := Record{Type: TypeRelease, Index: oldest, Term: upto}
-	if err := w.write([]Record{mark}, recordSize(0)); err != nil {
-		return err
-	}
-	dropped := w.segments[:n]
-	w.segments = append([]segment(nil), w.segments[n:]...)
-	w.oldest = oldest
-	for i := range dropped {
-		if err := w.drop(&dropped[i]); err != nil {
-			return w.log.fail(err)
-		}
-	}
-	if err := w.fsys.SyncDir(w.dir); err != nil {
-		return w.log.fail(fmt.Errorf("sync log directory: %w", err))
-	}
+	// Not before: the header of a segment must not say it in place of the mark.
+	w.oldest = w.segments[n].head.sequence
+	r.release.dropped = w.segments[:n]
+	w.segments = slices.Clone(w.segments[n:])
 	w.publishStats()
 	return nil
 }
 
-// drop makes a segment the spare of the preparer, or removes it.
-func (w *writer) drop(seg *segment) error {
-	name := path.Join(w.dir, seg.name)
-	if int64(seg.head.size) == w.log.prep.size && len(w.log.prep.spare) == 0 {
-		spare := path.Join(w.dir, fmt.Sprintf("spare-%d%s", seg.head.sequence, tempSuffix))
-		if err := w.fsys.Publish(name, spare); err != nil {
+// drop removes the files of segments that were released.
+func (l *Log) drop(segments []segment) error {
+	l.dropping.Lock()
+	defer l.dropping.Unlock()
+	if len(segments) == 0 || l.closed {
+		return l.Err()
+	}
+	for i := range segments {
+		if err := l.dropFile(&segments[i]); err != nil {
+			return l.fail(err)
+		}
+	}
+	if err := l.opts.FS.SyncDir(l.opts.Dir); err != nil {
+		return l.fail(fmt.Errorf("sync log directory: %w", err))
+	}
+	return nil
+}
+
+// dropFile makes a segment the spare of the preparer, or removes it.
+func (l *Log) dropFile(seg *segment) error {
+	name := path.Join(l.opts.Dir, seg.name)
+	if int64(seg.head.size) == l.prep.size && len(l.prep.spare) == 0 {
+		spare := path.Join(l.opts.Dir, fmt.Sprintf("spare-%d%s", seg.head.sequence, tempSuffix))
+		if err := l.opts.FS.Publish(name, spare); err != nil {
 			return fmt.Errorf("recycle segment: %w", err)
 		}
-		w.log.prep.spare <- spare // there is room: only this goroutine fills it
+		l.prep.spare <- spare // there is room: only this fills it, one at a time
 		return nil
 	}
-	if err := w.fsys.Remove(name); err != nil {
+	if err := l.opts.FS.Remove(name); err != nil {
 		return fmt.Errorf("remove segment: %w", err)
 	}
 	return nil
