@@ -87,7 +87,7 @@ func (s *State) hash(control []byte) [32]byte {
 	}
 	if s.trail != nil {
 		seq, head := s.trail.Head()
-		_ = binary.Write(h, binary.BigEndian, [2]uint64{seq, s.trail.First()})
+		_ = binary.Write(h, binary.BigEndian, [3]uint64{seq, s.trail.First(), uint64(s.trail.MaxBytes())})
 		h.Write(head[:])
 	}
 	return [32]byte(h.Sum(nil))

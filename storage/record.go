@@ -35,7 +35,7 @@ func (s *State) record(index uint64, c Command) {
 	case Assign:
 		e.Kind, e.Node, e.Group, e.Epoch, e.Cause = EventAssign, s.nameOf(op.Node), s.groupName(op.Group), index, op.Cause
 		if op.From != 0 {
-			e.Detail = fmt.Sprintf("from %s, epoch %d", s.nameOf(op.From), op.Prev)
+			e.Detail = fmt.Sprintf(assignDetail, s.nameOf(op.From), op.Prev)
 		}
 	case Fence:
 		e.Kind, e.Node, e.Cause = EventFence, s.nameOf(op.Node), causeOf(op.Operator)
@@ -54,6 +54,20 @@ func (s *State) record(index uint64, c Command) {
 		return // a change of members is told by recordConf
 	}
 	s.trail.Append(e)
+}
+
+// assignDetail is the detail of an assign event: previous holder and epoch.
+// Names have no spaces.
+const assignDetail = "from %s epoch %d"
+
+// AssignedFrom reads the previous holder out of an assign event, "" for none.
+func AssignedFrom(e audit.Event) string {
+	var name string
+	var epoch uint64
+	if n, _ := fmt.Sscanf(e.Detail, assignDetail, &name, &epoch); n < 1 {
+		return ""
+	}
+	return name
 }
 
 func causeOf(operator bool) string {
