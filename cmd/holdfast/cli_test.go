@@ -52,13 +52,14 @@ func holdfast(t *testing.T, args ...string) (code int, stdout, stderr string) {
 
 // daemon is a backend with prepared answers.
 type daemon struct {
-	mu       sync.Mutex
-	report   status.Report
-	err      error
-	index    uint64
-	changes  []control.Change
-	statuses int
-	onStatus func(n int)
+	control.Backend // what it does not do itself
+	mu              sync.Mutex
+	report          status.Report
+	err             error
+	index           uint64
+	changes         []control.Change
+	statuses        int
+	onStatus        func(n int)
 }
 
 func (d *daemon) Status(context.Context) (status.Report, error) {

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/status"
+	"github.com/holdfast-ha/holdfast/storage/audit"
+	"github.com/holdfast-ha/holdfast/storage/kv"
 )
 
 // FailoverRequest asks for a planned switchover. To "" lets the cluster
@@ -58,6 +60,53 @@ type Change struct {
 	Why  string `json:"why,omitempty"`
 }
 
+// MemberRequest asks for a change of the members. Op is add, remove or
+// replace; Name is a member of the leader's configuration file, or for remove
+// one of the cluster.
+type MemberRequest struct {
+	Op   string `json:"op"`
+	Name string `json:"name"`
+}
+
+// MemberResult says that a change of the members is done. State is what became
+// of it, Index the log index of the configuration that is in force.
+type MemberResult struct {
+	Op    string `json:"op"`
+	Name  string `json:"name"`
+	State string `json:"state"`
+	Index uint64 `json:"index"`
+}
+
+// MemberInfo is a member as the node that is asked knows it.
+type MemberInfo struct {
+	Name      string `json:"name"`
+	Role      string `json:"role"`    // gateway or witness
+	RaftID    string `json:"raft_id"` // hexadecimal, "" when it is not a member yet
+	State     string `json:"state"`   // voter, learner or absent: its place in the configuration
+	InFile    bool   `json:"in_file"` // the configuration file of the node that is asked names it
+	Connected bool   `json:"connected"`
+	Match     uint64 `json:"match"` // last log index that it is known to have; 0 where the leader is another
+}
+
+// MemberList is the committed members, and those that only the file names.
+type MemberList struct {
+	Members []MemberInfo `json:"members"`
+	// Differences between the file and the committed members, a sentence each.
+	Differences []string `json:"differences"`
+	Waiting     string   `json:"waiting,omitempty"` // what the next change waits for
+}
+
+// normal has no null where a list belongs.
+func (l MemberList) normal() MemberList {
+	if l.Members == nil {
+		l.Members = []MemberInfo{}
+	}
+	if l.Differences == nil {
+		l.Differences = []string{}
+	}
+	return l
+}
+
 // Backend does what the socket is asked for. Its methods are called from many
 // goroutines; ctx ends with the time limit of the request or when the caller
 // goes away, and knows the caller (CallerOf). Errors are *Error where the
@@ -69,11 +118,35 @@ type Backend interface {
 	Fence(ctx context.Context, r NodeRequest) (NodeResult, error)
 	Unfence(ctx context.Context, r NodeRequest) (NodeResult, error)
 	Reload(ctx context.Context) (ReloadResult, error)
+	Data
+	// Audit returns the trail as this node has it; nobody changes it any more.
+	Audit(ctx context.Context) (*audit.Trail, error)
+	Members(ctx context.Context) (MemberList, error)
+	// ChangeMember waits until the change is done.
+	ChangeMember(ctx context.Context, r MemberRequest) (MemberResult, error)
 }
 
-// Time limits of requests. A switchover may wait for pre-acquire hooks.
+// Data is the part of a Backend that serves the buckets.
+type Data interface {
+	// Update executes a valid request once a majority has it on disk. Codes of
+	// the result that mean "nothing changed" are no errors. With an error of
+	// code Timeout, or when ctx ended, it may still be executed later.
+	Update(ctx context.Context, r kv.Request) (kv.Result, error)
+	// View returns the buckets with everything in them that was committed when
+	// it was called, or, with local, as they are on this node, at once.
+	View(ctx context.Context, local bool) (*kv.View, error)
+	// NextView waits for a revision of this node greater than after.
+	NextView(ctx context.Context, after uint64) (*kv.View, error)
+	// Buckets names the buckets that exist: those of the configuration and
+	// those that always do. Nobody changes the slice any more.
+	Buckets() []string
+}
+
+// Time limits of requests. A switchover may wait for pre-acquire hooks, a new
+// member may wait until it has caught up.
 const (
 	readLimit     = 5 * time.Second
 	writeLimit    = 15 * time.Second
 	failoverLimit = 60 * time.Second
+	memberLimit   = 60 * time.Second
 )

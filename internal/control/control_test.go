@@ -21,10 +21,11 @@ import (
 
 // desk is a backend that writes down what it was asked.
 type desk struct {
-	mu    sync.Mutex
-	asked []string
-	err   error
-	block chan struct{} // when set, Failover waits for it or for its context
+	Backend // what it does not do itself
+	mu      sync.Mutex
+	asked   []string
+	err     error
+	block   chan struct{} // when set, Failover waits for it or for its context
 }
 
 func (d *desk) note(format string, args ...any) error {

@@ -23,6 +23,9 @@ const (
 	Forbidden          Code = "forbidden" // the caller may not
 	Timeout            Code = "timeout"   // the outcome is unknown
 	Internal           Code = "internal"
+	// Compacted: the history of changes begins after the revision that was
+	// asked for.
+	Compacted Code = "compacted"
 )
 
 var httpStatus = map[Code]int{
@@ -36,6 +39,7 @@ var httpStatus = map[Code]int{
 	Forbidden:          http.StatusForbidden,
 	Timeout:            http.StatusGatewayTimeout,
 	Internal:           http.StatusInternalServerError,
+	Compacted:          http.StatusGone,
 }
 
 // Error is a failure as the caller sees it: what failed and why, and in Hint

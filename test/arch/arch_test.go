@@ -44,7 +44,8 @@ var mayImport = map[string][]string{
 	"internal/guard":      {"internal/clock"},
 	"internal/config":     {"internal/lease"},
 	"internal/status":     {},
-	"internal/control":    {"internal/status"},
+	"internal/control":    {"internal/status", "storage/kv", "storage/audit"},
+	"client":              {}, // public: what it imports, its users import too
 	// The one place where siblings meet, and what starts it.
 	"internal/node": {"*"},
 	"cmd/holdfast":  {"*"},
