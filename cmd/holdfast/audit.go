@@ -112,6 +112,9 @@ func printable(s string) string {
 
 func (c *auditVerifyCmd) Run(a *app) error {
 	if c.File == "" {
+		if c.Live {
+			return &commandError{code: exitUsage, err: errors.New("--live compares a file, and none is named"), hint: "holdfast audit verify FILE --live"}
+		}
 		trail, err := a.trail(0)
 		if err != nil {
 			return err
@@ -152,30 +155,53 @@ func verifyTrail(a *app, r io.Reader) (audit.Summary, error) {
 	return s, auditDamage(err)
 }
 
+// The daemon answers with the trail as its node has it, which may be a moment
+// behind that of the node that an export came from.
+const (
+	liveTries = 10
+	livePause = 100 * time.Millisecond
+)
+
 // compareLive checks that head stands in the chain of the running cluster.
 func compareLive(a *app, head audit.Point) error {
-	trail, err := a.trail(head.Seq + 1)
-	if err != nil {
-		return err
+	var s audit.Summary
+	for range liveTries {
+		trail, err := a.trail(head.Seq + 1)
+		if err != nil {
+			return err
+		}
+		if s, err = audit.VerifyExport(bytes.NewReader(trail)); err != nil {
+			return auditDamage(err)
+		}
+		if s.Anchor.Seq >= head.Seq {
+			break
+		}
+		select {
+		case <-a.ctx.Done():
+			return a.ctx.Err()
+		case <-time.After(livePause):
+		}
 	}
-	s, err := audit.VerifyExport(bytes.NewReader(trail))
-	if err != nil {
-		return auditDamage(err)
-	}
+	return judgeLive(a, s.Anchor, head)
+}
+
+// judgeLive compares the head of a file with what the cluster has at its place:
+// the anchor of an export from there on.
+func judgeLive(a *app, anchor, head audit.Point) error {
 	switch {
-	case s.Anchor.Seq > head.Seq:
+	case anchor.Seq > head.Seq:
 		return &commandError{
-			code: exitRefused, err: fmt.Errorf("compare with the cluster: it keeps nothing before record %d, the file ends with %d", s.Anchor.Seq, head.Seq),
+			code: exitRefused, err: fmt.Errorf("compare with the cluster: it keeps nothing before record %d, the file ends with %d", anchor.Seq, head.Seq),
 			hint: "compare with a later export, whose chain holds the head of this one",
 		}
-	case s.Anchor.Seq < head.Seq:
+	case anchor.Seq < head.Seq:
 		return &commandError{
-			code: exitIntegrity, err: fmt.Errorf("compare with the cluster: its trail ends with record %d, that of the file with %d", s.Anchor.Seq, head.Seq),
-			hint: "is it an export of this cluster? keep the file as evidence",
+			code: exitIntegrity, err: fmt.Errorf("compare with the cluster: its trail ends with record %d, that of the file with %d", anchor.Seq, head.Seq),
+			hint: "is it an export of this cluster? if so, compare with the other members before you go on",
 		}
-	case s.Anchor.Hash != head.Hash:
+	case anchor.Hash != head.Hash:
 		return &commandError{
-			code: exitIntegrity, err: fmt.Errorf("compare with the cluster: record %d has the hash %x there and %x in the file", head.Seq, s.Anchor.Hash, head.Hash),
+			code: exitIntegrity, err: fmt.Errorf("compare with the cluster: record %d has the hash %x there and %x in the file", head.Seq, anchor.Hash, head.Hash),
 			hint: "is it an export of this cluster? keep the file as evidence, and compare with the other members",
 		}
 	}

@@ -271,6 +271,9 @@ func TestAuditVerifyLive(t *testing.T) {
 			}
 		})
 	}
+	if code, _, errs := holdfast(t, "audit", "verify", "--live"); code != exitUsage || !strings.Contains(errs, "hint: holdfast audit verify FILE --live") {
+		t.Errorf("no file: %d %q", code, errs)
+	}
 	if code, _, _ := holdfast(t, "audit", "verify", "--live", write(t, trail), "--socket", "/nonexistent/control.sock"); code != exitUnreachable {
 		t.Errorf("no daemon: %d", code)
 	}
