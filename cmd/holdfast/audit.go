@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/control"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage/audit"
 )
 
@@ -253,32 +253,11 @@ func (c *auditExportCmd) Run(a *app) error {
 		_, err := a.stdout.Write(trail)
 		return wrapPrint(err)
 	}
-	if err := writeExport(c.Out, trail); err != nil {
+	if err := vfs.OS.WriteFile(c.Out, trail, 0o600); err != nil {
 		return &commandError{code: exitFailed, err: fmt.Errorf("write audit export: %w", err), hint: "write elsewhere: -o FILE"}
 	}
 	result := auditSummary{Verdict: "whole", Records: s.Records, Anchor: &s.Anchor, Head: &s.Head}
 	return a.show(result, "%s: %s\nhead %d %x\n", c.Out, count(s.Records, "record", "records"), s.Head.Seq, s.Head.Hash)
-}
-
-// writeExport gives the file its name when it is complete.
-func writeExport(path string, text []byte) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	_, err = file.Write(text)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
 }
 
 // trail asks the daemon for the trail from a record on, as lines of JSON. They
