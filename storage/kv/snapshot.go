@@ -121,8 +121,10 @@ func (e *streamWriter) record(r record) {
 // was read. Decode reads ahead, so r must end where the store does.
 func Decode(r io.Reader) (*Store, error) {
 	d := &streamReader{r: bufio.NewReaderSize(r, streamBuf), s: New()}
-	if err := d.store(); err != nil {
-		return nil, fmt.Errorf("read buckets: %w", err)
+	d.content()
+	d.proof()
+	if d.err != nil {
+		return nil, fmt.Errorf("read buckets: %w", d.err)
 	}
 	return d.s, nil
 }
@@ -196,23 +198,20 @@ func (d *streamReader) record(kind EventType, bucket string) (rec record, hash [
 	return rec, hash
 }
 
-func (d *streamReader) store() error {
+// content reads all but the hash.
+func (d *streamReader) content() {
 	if magic := d.fill(d.small[:len(streamMagic)]); d.err == nil && string(magic) != streamMagic {
-		return fmt.Errorf("begins with %q, want %q", magic, streamMagic)
+		d.fail("begins with %q, want %q", magic, streamMagic)
 	}
 	s := d.s
 	s.rev, s.clock = d.u64(), int64(d.u64())
 	s.history.compacted = d.u64()
-	if d.err == nil && (s.clock < 0 || s.history.compacted > s.rev || s.rev == math.MaxUint64) {
+	if s.clock < 0 || s.history.compacted > s.rev || s.rev == math.MaxUint64 {
 		d.fail("revision %d, clock %d ns, history after %d", s.rev, s.clock, s.history.compacted)
 	}
-	for _, part := range []func(){d.buckets, d.outcomes, d.events, d.proof} {
-		part()
-		if d.err != nil {
-			return d.err
-		}
-	}
-	return nil
+	d.buckets()
+	d.outcomes()
+	d.events()
 }
 
 func (d *streamReader) buckets() {
@@ -246,7 +245,7 @@ func (d *streamReader) buckets() {
 
 func (d *streamReader) bucket(name string, dues []due) []due {
 	s := d.s
-	b := &bucket{name: name}
+	b := newBucket(name)
 	s.buckets = append(s.buckets, b)
 	s.byName[name] = b
 	n := d.u64()
@@ -313,6 +312,10 @@ func (d *streamReader) events() {
 		name := d.bucketName()
 		rec, hash := d.record(kind, name)
 		if d.err != nil {
+			return
+		}
+		if kind != EventPut && (rec.create() != rec.rev() || rec.expires() != 0 || len(rec.value()) != 0) {
+			d.fail("%v of key %q has a value", kind, rec.key())
 			return
 		}
 		if rec.rev() < last {

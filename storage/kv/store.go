@@ -38,6 +38,14 @@ type bucket struct {
 	view  *btree.Map[string, record] // copy of tree, nil when it has changed since
 }
 
+// degree sets the size of a tree's nodes, 15 to 31 keys: the first write after
+// a view copies the nodes on its way, and smaller nodes take more memory.
+const degree = 16
+
+func newBucket(name string) *bucket {
+	return &bucket{name: name, tree: *btree.NewMap[string, record](degree)}
+}
+
 // due is a key that expires. Its key lies within the record.
 type due struct {
 	at     int64
@@ -100,8 +108,8 @@ func (s *Store) ensure(name string) *bucket {
 	if b := s.byName[name]; b != nil {
 		return b
 	}
-	// name may be part of a whole log entry, which must not stay in memory.
-	b := &bucket{name: strings.Clone(name)}
+	// The name may be part of a whole log entry, which must not stay in memory.
+	b := newBucket(strings.Clone(name))
 	i, _ := slices.BinarySearchFunc(s.buckets, name, byName)
 	s.buckets = slices.Insert(s.buckets, i, b)
 	s.byName[b.name] = b
