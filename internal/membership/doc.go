@@ -14,5 +14,5 @@
 // its place; only an operator's remove forgets the record.
 //
 // The package is pure: the caller passes the time (nanoseconds of its own
-// CLOCK_BOOTTIME) and owns the Planner from one goroutine.
+// CLOCK_BOOTTIME, above 0) and owns the Planner from one goroutine.
 package membership
