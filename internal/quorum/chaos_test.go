@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,9 +76,10 @@ func (s *sim) converge() {
 		if !n.up {
 			n.start()
 		}
+		n.d.SetStoring(true)
 	}
 	l := s.settle()
-	for _, n := range s.nodes {
+	for _, n := range s.members(l) {
 		if int(n.d.tail.handed) != len(s.committed)+1 {
 			s.t.Fatalf("%s applied up to %d, %d were committed", n.name, n.d.tail.handed, len(s.committed)+1)
 		}
@@ -88,7 +90,7 @@ func (s *sim) converge() {
 	// Liveness: the healthy cluster keeps its leader.
 	term := l.d.view().term
 	s.run(4 * testP)
-	if s.leader() == nil || (l.member.Role == 1 && s.leader().d.view().term != term) {
+	if !s.runUntil(testP, func() bool { return s.leader() != nil }) || (l.member.Role == 1 && s.leader().d.view().term != term) {
 		s.t.Fatalf("healthy cluster changed its leader: %s", s.picture())
 	}
 }
@@ -156,5 +158,98 @@ func TestConfigurationChanges(t *testing.T) {
 	s.run(10 * testP)
 	if n := s.leader(); n != nil {
 		t.Fatalf("%s leads with a learner's vote", n.name)
+	}
+}
+
+// reform does one random thing to the logs, the members or the room on a disk.
+func (s *sim) reform(pick, which int) {
+	n := s.nodes[which%len(s.nodes)]
+	l := s.leader()
+	switch pick {
+	case 0, 1, 2:
+		if n.up && !n.frozen {
+			n.compact(s.rng.Uint64N(5))
+		}
+	case 3:
+		if len(s.nodes) < 7 {
+			s.join(fmt.Sprintf("gw%d", len(s.nodes)+10))
+		}
+	case 4, 5, 6:
+		if l != nil && !l.frozen {
+			s.reconfigure(l, n)
+		}
+	case 7:
+		if n.up && !n.frozen {
+			n.d.SetStoring(s.rng.IntN(2) == 0)
+		}
+	case 8:
+		if n.up && !n.frozen {
+			n.ask()
+		}
+	}
+}
+
+// reconfigure lets the leader move a node one step on its way in or out. A
+// removed node does not come back under its raft id (F2).
+func (s *sim) reconfigure(l, n *node) {
+	conf, _ := l.st.Conf()
+	id := n.member.RaftID
+	kind := raftpb.ConfChangeAddLearnerNode
+	switch {
+	case n.gone:
+		return
+	case slices.Contains(conf.Learners, id):
+		kind = raftpb.ConfChangeAddNode
+	case slices.Contains(conf.Voters, id):
+		if len(conf.Voters) <= 3 {
+			return
+		}
+		kind = raftpb.ConfChangeRemoveNode
+		n.gone = true
+	}
+	_ = s.change(kind, n)
+}
+
+// ask asks for a read and notes what it must not miss.
+func (n *node) ask() {
+	n.token++
+	n.asked = append(n.asked, question{token: n.token, least: uint64(len(n.s.committed)) + 1})
+	if n.d.ReadIndex(n.s.now, n.token) == nil {
+		n.turn()
+	}
+}
+
+// Safety under random faults while logs are compacted, members come and go,
+// disks are full and reads are asked: one leader a term, one log, equal states,
+// no read misses what was applied anywhere before it was asked; and the cluster
+// always comes back.
+func TestRandomFaultsAndChanges(t *testing.T) {
+	snapshots, reads := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		names := rapid.SampledFrom([][]string{
+			{"gw1", "gw2", "w1"}, {"gw1", "gw2", "gw3", "gw4", "w1"},
+		}).Draw(t, "names")
+		s := found(t, rapid.Uint64().Draw(t, "seed"), true, names)
+		defer s.close()
+		for range rapid.IntRange(5, 40).Draw(t, "steps") {
+			node := rapid.IntRange(0, 6).Draw(t, "node")
+			if rapid.IntRange(0, 2).Draw(t, "kind") == 0 {
+				s.disturb(rapid.IntRange(0, 12).Draw(t, "what"), node)
+			} else {
+				s.reform(rapid.IntRange(0, 8).Draw(t, "change"), node)
+			}
+			s.run(time.Duration(rapid.Int64Range(1, 500).Draw(t, "ms")) * time.Millisecond)
+			for range rapid.IntRange(0, 5).Draw(t, "entries") {
+				_ = s.propose()
+			}
+		}
+		s.converge()
+		for _, n := range s.nodes {
+			snapshots += n.restored
+			reads += n.answers
+		}
+	})
+	if snapshots < 20 || reads < 20 {
+		t.Fatalf("only %d snapshots and %d reads: the test tests nothing", snapshots, reads)
 	}
 }

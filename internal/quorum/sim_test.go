@@ -18,7 +18,8 @@ import (
 )
 
 // The cluster of these tests runs in one goroutine in virtual time: real
-// drivers, real logs over a disk that forgets what was not synced, and a
+// drivers, real logs over a disk that forgets what was not synced (or for tests
+// with snapshots a simpler log with the same habits, see disk_test.go), and a
 // network drawn from a seed.
 
 const (
@@ -78,6 +79,8 @@ type sim struct {
 	links map[[2]*node]*link
 	fsync int64
 
+	first     storage.FirstConfig
+	plain     bool              // logs are memDisks
 	leaders   map[uint64]string // term -> leader
 	committed []commit          // committed[i] has index i+2
 	hashes    map[uint64][32]byte
@@ -95,6 +98,7 @@ type node struct {
 	member storage.Member
 	fs     *vfs.Mem
 	data   *storage.Data
+	mem    *memDisk // instead of fs, if the sim is plain
 	log    *slowLog
 	d      *Driver
 	st     *storage.State
@@ -109,59 +113,18 @@ type node struct {
 	led    int // times OnLead was called
 	lastUp int64
 	mute   bool // never claims leadership
+
+	received *storage.State // came with a snapshot, not yet in force
+	restored int            // snapshots that came into force
+	gone     bool           // was removed
+	token    uint64
+	asked    []question
+	answers  int
 }
 
-// slowLog gives writes to the real log only when virtual time says that the
-// disk is done, so that a crash loses what was not yet synced.
-type slowLog struct {
-	*storage.Log
-	n       *node
-	queue   []func()
-	install *raftpb.Snapshot // goes before the next write
-	stuck   bool
-}
-
-func (l *slowLog) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(error)) {
-	snap := l.install
-	l.install = nil
-	l.queue = append(l.queue, func() {
-		if snap != nil {
-			l.Log.Install(snap)
-		}
-		end := make(chan error, 1)
-		l.Log.Save(hs, entries, func(err error) { end <- err })
-		done(<-end)
-		c := <-l.n.d.Durable()
-		if err := l.n.d.Persisted(l.n.s.now, c); err != nil {
-			l.n.s.t.Fatalf("node %s: %v", l.n.name, err)
-		}
-	})
-	l.n.s.after(l.n, l.n.s.fsync, l.run)
-}
-
-// Install is kept back like a write; the Save that follows it carries it out.
-func (l *slowLog) Install(snap *raftpb.Snapshot) {
-	l.install = snap
-}
-
-// run ends the oldest write.
-func (l *slowLog) run() {
-	if l.stuck || len(l.queue) == 0 {
-		return
-	}
-	op := l.queue[0]
-	l.queue = l.queue[1:]
-	op()
-	for len(l.queue) > 0 && l.queue[0] == nil {
-		l.queue = l.queue[1:]
-	}
-	l.n.turn()
-}
-
-func (l *slowLog) KeepCommit(commit uint64) {
-	if len(l.queue) == 0 {
-		l.Log.KeepCommit(commit)
-	}
+// question is a read that was asked.
+type question struct {
+	token, least uint64
 }
 
 func testMember(name string, id uint64, role storage.Role, priority int32) storage.Member {
@@ -170,39 +133,62 @@ func testMember(name string, id uint64, role storage.Role, priority int32) stora
 
 // newSim founds a cluster: names beginning with w are witnesses, the others
 // gateways in the order of preference given.
-func newSim(t tb, seed uint64, names ...string) *sim {
+func newSim(t tb, seed uint64, names ...string) *sim { return found(t, seed, false, names) }
+
+func found(t tb, seed uint64, plain bool, names []string) *sim {
 	s := &sim{
-		t: t, now: 1e12, rng: rand.New(rand.NewPCG(seed, 17)), links: map[[2]*node]*link{}, fsync: 2 * ms,
+		t: t, now: 1e12, rng: rand.New(rand.NewPCG(seed, 17)), links: map[[2]*node]*link{}, fsync: 2 * ms, plain: plain,
 		leaders: map[uint64]string{}, hashes: map[uint64][32]byte{},
 	}
-	first := storage.FirstConfig{
+	s.first = storage.FirstConfig{
 		Cluster: "test",
 		Groups: []storage.Group{{Name: "default", VIPs: []storage.VIP{
 			{Prefix: netip.MustParsePrefix("10.77.0.100/24"), Scope: storage.ScopeVIP}}}},
 		Profile: storage.Profile{Beat: testBeat, Promise: testP, Epsilon: 20 * time.Millisecond},
 	}
-	for i, name := range names {
-		n := &node{s: s, name: name, fs: vfs.NewMem()}
-		data, err := storage.OpenData(n.fs, "/data")
-		s.check(err)
-		n.data = data
-		role := storage.Gateway
-		if name[0] == 'w' {
-			role = storage.Witness
-		}
-		n.member = testMember(name, data.RaftID(), role, int32(100-10*i))
-		first.Members = append(first.Members, n.member)
-		s.nodes = append(s.nodes, n)
+	for _, name := range names {
+		s.first.Members = append(s.first.Members, s.add(name).member)
 	}
 	for _, n := range s.nodes {
-		s.check(n.data.PublishFirst(first, storage.Empty))
-		s.check(n.data.Close())
+		n.found()
 		n.start()
-		for _, m := range s.nodes {
-			s.links[[2]*node{n, m}] = &link{delay: 200_000, jitter: 100_000}
-		}
 	}
 	return s
+}
+
+// add makes a host with an empty disk, and the network to it.
+func (s *sim) add(name string) *node {
+	n := &node{s: s, name: name, fs: vfs.NewMem()}
+	id := s.rng.Uint64()>>1 | 1
+	if !s.plain {
+		data, err := storage.OpenData(n.fs, "/data")
+		s.check(err)
+		id = data.RaftID()
+		s.check(data.Close())
+	}
+	role := storage.Gateway
+	if name[0] == 'w' {
+		role = storage.Witness
+	}
+	n.member = testMember(name, id, role, int32(100-10*len(s.nodes)))
+	s.nodes = append(s.nodes, n)
+	for _, m := range s.nodes {
+		s.links[[2]*node{n, m}] = &link{delay: 200_000, jitter: 100_000}
+		s.links[[2]*node{m, n}] = &link{delay: 200_000, jitter: 100_000}
+	}
+	return n
+}
+
+// found puts the first configuration on a node's disk.
+func (n *node) found() {
+	if n.s.plain {
+		n.mem = newMemDisk(n.s.first.Snapshot())
+		return
+	}
+	data, err := storage.OpenData(n.fs, "/data")
+	n.s.check(err)
+	n.s.check(data.PublishFirst(n.s.first, storage.Empty))
+	n.s.check(data.Close())
 }
 
 func (s *sim) check(err error) {
@@ -280,7 +266,7 @@ func (s *sim) settle() *node {
 		if l == nil {
 			return false
 		}
-		for _, n := range s.nodes {
+		for _, n := range s.members(l) {
 			if n.up && (n.d.view().lead != l.member.RaftID || n.d.tail.handed != l.d.tail.handed || len(l.d.tail.entries) > 0) {
 				return false
 			}
@@ -290,8 +276,24 @@ func (s *sim) settle() *node {
 	if !ok {
 		s.t.Fatalf("no leader that all know within 20 s: %s", s.picture())
 	}
+	l := s.leader()
 	s.run(3 * testBeat)
-	return s.leader()
+	if s.leader() != l {
+		return s.settle() // a witness has handed over just then
+	}
+	return l
+}
+
+// members returns the nodes of a node's configuration.
+func (s *sim) members(of *node) []*node {
+	conf, _ := of.st.Conf()
+	var out []*node
+	for _, n := range s.nodes {
+		if conf.Contains(n.member.RaftID) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func (s *sim) picture() string {
@@ -345,22 +347,32 @@ func (s *sim) transmit(from, to *node, lost func(*link) bool, run func()) {
 	s.after(to, d, run)
 }
 
+// open opens what is on a node's disk.
+func (n *node) open() disk {
+	if n.s.plain {
+		n.st = n.s.state(n.mem.snap)
+		return n.mem
+	}
+	data, err := storage.OpenData(n.fs, "/data")
+	n.s.check(err)
+	log, st, _, err := data.OpenLog(storage.LogOptions{SegmentBytes: 64 << 10})
+	n.s.check(err)
+	n.data, n.st = data, st
+	return log
+}
+
 func (n *node) start() {
 	s := n.s
-	data, err := storage.OpenData(n.fs, "/data")
-	s.check(err)
-	log, _, _, err := data.OpenLog(storage.LogOptions{SegmentBytes: 64 << 10})
-	s.check(err)
-	n.data, n.st = data, data.NewState()
+	n.log = &slowLog{disk: n.open(), n: n}
 	n.life++
 	n.up, n.frozen, n.held = true, false, nil
 	n.inc = s.rng.Uint64() | 1
 	n.seqNo, n.seen = 0, map[uint64]SeenEntry{}
 	n.lastUp = s.now
-	n.log = &slowLog{Log: log, n: n}
-	first, _ := data.First()
+	n.received, n.asked = nil, nil
+	var err error
 	n.d, err = New(s.now, Config{
-		ID: data.RaftID(), Incarnation: n.inc, Log: n.log, Members: first.Members,
+		ID: n.member.RaftID, Incarnation: n.inc, Log: n.log, Members: n.st.Members(),
 		Beat: testBeat, Promise: testP, Lease: testL,
 		OnLead: n.onLead, Random: s.rng.Int64N,
 	})
@@ -417,6 +429,7 @@ func (n *node) turn() {
 	n.d.Tick(s.now)
 	out, err := n.d.Process(s.now)
 	s.check(err)
+	n.restore(out.Restored)
 	for _, e := range out.Committed {
 		n.apply(e)
 	}
@@ -428,6 +441,12 @@ func (n *node) turn() {
 	}
 	for _, m := range out.Messages {
 		n.sendRaft(m)
+	}
+	for _, m := range out.Snapshots {
+		n.ship(m)
+	}
+	for _, r := range out.Reads {
+		n.answered(r)
 	}
 	next := n.d.Next(s.now)
 	if next <= n.wake && n.wake > s.now && next > s.now {
@@ -462,6 +481,21 @@ func (n *node) sendRaft(m Message) {
 	}
 }
 
+// answered checks the answer to a read: everything that any node had applied
+// when it was asked is before its index.
+func (n *node) answered(r Read) {
+	for _, q := range n.asked {
+		if q.token == r.Token {
+			n.answers++
+			if r.Index < q.least {
+				n.s.t.Fatalf("%s reads at %d, %d was applied when it asked", n.name, r.Index, q.least)
+			}
+			return
+		}
+	}
+	n.s.t.Fatalf("%s has an answer to question %d, which it did not ask", n.name, r.Token)
+}
+
 // apply checks that what this node applies is what every other applied.
 func (n *node) apply(e Entry) {
 	s := n.s
@@ -484,11 +518,20 @@ func (n *node) apply(e Entry) {
 		_, err = n.st.Apply(e.Index, e.Term, e.Data)
 	}
 	s.check(err)
-	h := n.st.Hash()
-	if old, ok := s.hashes[e.Index]; ok && old != h {
-		s.t.Fatalf("state of %s at %d differs", n.name, e.Index)
+	if e.Conf != nil {
+		n.d.SetMembers(n.st.Members())
 	}
-	s.hashes[e.Index] = h
+	n.compare()
+}
+
+// compare checks that a node's state is what every other had at its index.
+func (n *node) compare() {
+	index, _ := n.st.Applied()
+	h := n.st.Hash()
+	if old, ok := n.s.hashes[index]; ok && old != h {
+		n.s.t.Fatalf("state of %s at %d differs", n.name, index)
+	}
+	n.s.hashes[index] = h
 }
 
 // crash cuts the power of a node.
@@ -497,7 +540,7 @@ func (n *node) crash() {
 	n.life++
 	n.log.queue = nil
 	n.fs.Crash(vfs.CrashOptions{Rand: n.s.rng, Sectors: 0.5, Names: 0.5})
-	_ = n.log.Log.Close() // ends the writer's goroutine; its disk is gone
+	_ = n.log.disk.Close() // ends the writer's goroutine; its disk is gone
 }
 
 // kill ends a node as its guard sees it: a crash, and an over to everybody.
@@ -527,7 +570,7 @@ func (n *node) thaw() {
 func (s *sim) close() {
 	for _, n := range s.nodes {
 		if n.up {
-			_ = n.log.Log.Close()
+			_ = n.log.disk.Close()
 		}
 	}
 }
@@ -545,6 +588,41 @@ func (s *sim) propose() error {
 	}
 	l.turn()
 	return nil
+}
+
+// change lets the leader change the configuration.
+func (s *sim) change(kind raftpb.ConfChangeType, n *node) error {
+	l := s.leader()
+	if l == nil {
+		return errors.New("no leader")
+	}
+	var op storage.Op = storage.PutMember{Member: n.member}
+	if kind == raftpb.ConfChangeRemoveNode {
+		op = storage.RemoveMember{RaftID: n.member.RaftID}
+	}
+	b, err := storage.Command{At: s.now, Op: op}.Encode()
+	s.check(err)
+	if err := l.d.ProposeConf(s.now, kind, n.member.RaftID, b); err != nil {
+		return err
+	}
+	l.turn()
+	return nil
+}
+
+// join makes a new host with the first configuration on its disk and starts it.
+func (s *sim) join(name string) *node {
+	n := s.add(name)
+	n.found()
+	n.start()
+	return n
+}
+
+// plainCluster has logs that can be compacted.
+func plainCluster(t *testing.T, seed uint64, names ...string) *sim {
+	t.Helper()
+	s := found(t, seed, true, names)
+	t.Cleanup(s.close)
+	return s
 }
 
 func cluster(t *testing.T, seed uint64, names ...string) *sim {
