@@ -217,6 +217,10 @@ func TestWaitBetweenChanges(t *testing.T) {
 	if d = pl.Decide(17000*ms, in); d.Change.Kind != 0 {
 		t.Errorf("reports that went back: %+v", d)
 	}
+	in.Reported[3] = 10
+	if d = pl.Decide(7100*ms+3*second, in); d.Change.Kind != 0 || d.Until == 0 {
+		t.Errorf("P begins anew when reports went back: %+v", d)
+	}
 	for name, change := range map[string]func(*Input){
 		"pending": func(in *Input) { in.Pending = true },
 		"joint":   func(in *Input) { in.Outgoing = []uint64{1, 2, 3} },
@@ -268,6 +272,28 @@ func TestAdd(t *testing.T) {
 	}
 }
 
+func TestSecondAddWaitsForTheFirst(t *testing.T) {
+	in := three()
+	for i, name := range []string{"gw3", "gw4"} {
+		key := [32]byte{byte(4 + i)}
+		in.Seen[name] = Seen{Connected: true, RaftID: uint64(4 + i), PublicKey: key}
+		accept(t, &in, Request{Op: Add, Name: name, File: Member{Name: name, PublicKey: key}})
+	}
+	pl := settled(t, in)
+	d := pl.Decide(second, in)
+	if d.Change.Kind != AddLearner || d.Change.ID != 4 || !strings.Contains(d.Answers[1].Text, "another member") {
+		t.Fatalf("both at once: %+v", d)
+	}
+	in.Members, in.Learners, in.Alive[4] = append(in.Members, d.Change.Member), []uint64{4}, true
+	if d = pl.Decide(second, in); d.Change.Kind != 0 || !strings.Contains(d.Answers[1].Text, "another member") {
+		t.Fatalf("while the first is filled: %+v", d)
+	}
+	in.Voters, in.Learners = []uint64{1, 2, 3, 4}, nil
+	if d = pl.Decide(second, in); d.Change.Kind != AddLearner || d.Change.ID != 5 {
+		t.Errorf("after the first: %+v", d)
+	}
+}
+
 func TestRemove(t *testing.T) {
 	in := three()
 	in.Members, in.Voters = append(in.Members, Member{Name: "gw3", PublicKey: [32]byte{4}, RaftID: 4, Gateway: true}), []uint64{1, 2, 3, 4}
@@ -304,6 +330,7 @@ func TestRemoveOfALearner(t *testing.T) {
 	accept(t, &in, Request{Op: Remove, Name: "gw3"})
 	for _, id := range []uint64{4, 40} {
 		in.Seen["gw3"] = Seen{Connected: true, RaftID: id, PublicKey: [32]byte{4}, OldSilent: time.Minute}
+		in.Alive[4] = id == 4
 		if d := settled(t, in).Decide(second, in); d.Change.Kind != Drop || !d.Change.Forget || d.Change.ID != 4 {
 			t.Errorf("shows id %d: %+v", id, d)
 		}
