@@ -9,6 +9,8 @@ need nft nftables
 need gcc gcc
 need file file
 need git git
+need mkfs.ext4 e2fsprogs
+need mount mount
 if [ "${CI:-}" = true ]; then
 	need clang clang
 	need llvm-strip llvm

@@ -30,6 +30,7 @@ type Cluster struct {
 type member struct {
 	node   *Node
 	dir    string
+	disk   int64 // bytes of a disk of its own, 0 = none
 	public string
 
 	mu     sync.Mutex
@@ -48,7 +49,8 @@ const (
 var publicKey = regexp.MustCompile(`[A-Za-z0-9+/]{43}=`)
 
 // NewCluster makes directories, keys and configuration files for the gateways
-// and witnesses of the lab. It starts nothing. A lab has one cluster at most.
+// and witnesses of the lab, or for those that the options name. It starts
+// nothing. A lab has one cluster at most.
 func (l *Lab) NewCluster(o ClusterOptions) (*Cluster, error) {
 	o.fill()
 	c := &Cluster{lab: l, options: o, binary: o.Binary}
@@ -59,7 +61,10 @@ func (l *Lab) NewCluster(o ClusterOptions) (*Cluster, error) {
 		}
 	}
 	for _, n := range l.Members() {
-		m := &member{node: n, dir: filepath.Join(l.Dir, n.Name)}
+		if len(o.Found) > 0 && !slices.Contains(o.Found, n.Name) {
+			continue
+		}
+		m := c.newMember(n)
 		c.members = append(c.members, m)
 		if err := c.install(m); err != nil {
 			return nil, fmt.Errorf("install %s: %w", n.Name, err)
@@ -73,9 +78,18 @@ func (l *Lab) NewCluster(o ClusterOptions) (*Cluster, error) {
 	return c, nil
 }
 
+func (c *Cluster) newMember(n *Node) *member {
+	return &member{node: n, dir: filepath.Join(c.lab.Dir, n.Name), disk: c.options.Disks[n.Name]}
+}
+
 func (c *Cluster) install(m *member) error {
 	if len(m.socket()) > socketPath {
 		return fmt.Errorf("path %s is longer than a socket's path may be (%d bytes)", m.socket(), socketPath)
+	}
+	if m.disk != 0 {
+		if err := c.mountDisk(m); err != nil {
+			return err
+		}
 	}
 	for _, dir := range []string{m.dataDir(), m.runtimeDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -86,6 +100,11 @@ func (c *Cluster) install(m *member) error {
 	if err := os.WriteFile(m.hookFile(), []byte(hook), 0o700); err != nil {
 		return fmt.Errorf("write hook: %w", err)
 	}
+	return c.makeKey(m)
+}
+
+// makeKey makes the key of a member, which has none.
+func (c *Cluster) makeKey(m *member) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	out, err := c.run(ctx, m, "keygen", "-o", m.keyFile())

@@ -40,6 +40,12 @@ type ClusterOptions struct {
 	// PreAcquireHook gives each gateway a hook that FailPreAcquire can make
 	// fail.
 	PreAcquireHook bool
+	// Found names the members that found the cluster, all of the lab when
+	// empty. Admit makes members of the others later.
+	Found []string
+	// Disks gives members a disk of their own for their data, of so many
+	// bytes: FillDisk, HangDisk and SlowDisk work on these.
+	Disks map[string]int64
 	// Config may change a member's configuration before it is written.
 	Config func(n *Node, cfg Table)
 	// Env has further environment variables ("KEY=value") of the members.
@@ -147,12 +153,21 @@ func (c *Cluster) ConfigFile(node string) string {
 }
 
 // DataDir returns the path of a member's data directory.
-func (c *Cluster) DataDir(node string) string { return filepath.Join(c.lab.Dir, node, "data") }
+func (c *Cluster) DataDir(node string) string {
+	m := &member{dir: filepath.Join(c.lab.Dir, node), disk: c.options.Disks[node]}
+	return m.dataDir()
+}
 
 // RuntimeDir returns the path of a member's runtime directory.
 func (c *Cluster) RuntimeDir(node string) string { return filepath.Join(c.lab.Dir, node, "run") }
 
-func (m *member) dataDir() string    { return filepath.Join(m.dir, "data") }
+func (m *member) dataDir() string {
+	if m.disk != 0 {
+		return filepath.Join(m.mount(), "data")
+	}
+	return filepath.Join(m.dir, "data")
+}
+
 func (m *member) runtimeDir() string { return filepath.Join(m.dir, "run") }
 func (m *member) socket() string     { return filepath.Join(m.dir, "run", "control.sock") }
 func (m *member) keyFile() string    { return filepath.Join(m.dir, "node.key") }

@@ -25,6 +25,13 @@
 // leaves behind when its process is killed outright is found by Sweep through
 // a file whose lock the kernel released; New sweeps first.
 //
+// # Disks
+//
+// A member can have its data directory on a disk of its own, an ext4 behind a
+// loop device, that faults fill (FillDisk), stop (HangDisk) or slow down
+// (SlowDisk). Flip and WipeData damage files of any member. Close and Sweep
+// thaw and unmount what is left.
+//
 // # What is measured
 //
 // StartProbe says exactly what a gap and a double are. The instrument has

@@ -59,7 +59,8 @@ type Lab struct {
 
 	mu       sync.Mutex
 	probes   map[*Probe]bool
-	faults   int // numbers the nftables chains
+	faults   int      // numbers the nftables chains
+	disks    []*Fault // what Close undoes before it ends processes
 	keep     bool
 	closed   sync.Once
 	closeErr error
@@ -203,7 +204,7 @@ func (l *Lab) tearDown() error {
 	for _, ns := range l.spaces {
 		inodes[ns.inode] = true
 	}
-	all := killIn(inodes, 10*time.Second)
+	all := errors.Join(l.freeDisks(), killIn(inodes, 10*time.Second))
 	l.waits.Wait()
 	l.spawn.stop()
 	all = errors.Join(all, unmountUnder(l.Dir))
@@ -220,6 +221,19 @@ func (l *Lab) tearDown() error {
 		all = errors.Join(all, os.RemoveAll(l.Dir))
 	}
 	return errors.Join(all, l.release())
+}
+
+// freeDisks ends faults that would keep processes from ending.
+func (l *Lab) freeDisks() error {
+	l.mu.Lock()
+	faults := l.disks
+	l.mu.Unlock()
+	var all error
+	for _, f := range faults {
+		all = errors.Join(all, f.Undo())
+	}
+	thawUnder(l.Dir)
+	return all
 }
 
 // Keep makes Close leave the lab's directory, with its logs, behind.

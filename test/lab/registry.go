@@ -129,6 +129,7 @@ func removeRemains(r registration) error {
 			ns.file.Close()
 		}
 	}
+	thawUnder(r.Dir)
 	all := killIn(inodes, 5*time.Second)
 	all = errors.Join(all, unmountUnder(r.Dir))
 	for _, n := range names {

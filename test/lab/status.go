@@ -41,7 +41,14 @@ type Status struct {
 		Fenced      bool   `json:"fenced"`
 		Maintenance bool   `json:"maintenance"`
 		Healthy     bool   `json:"healthy"`
+		Voter       bool   `json:"voter"`
+		State       string `json:"state"`
+		RaftID      string `json:"raft_id"`
 	} `json:"members"`
+	Membership struct {
+		Differences []string `json:"differences"`
+		Waiting     string   `json:"waiting"`
+	} `json:"membership"`
 	VIPs []struct {
 		Address   string `json:"address"`
 		Interface string `json:"interface"`
@@ -59,6 +66,8 @@ type Status struct {
 		Commit   uint64 `json:"commit"`
 		Snapshot uint64 `json:"snapshot"`
 		Bytes    int64  `json:"bytes"`
+		Keys     int    `json:"keys"`
+		Revision uint64 `json:"revision"`
 		Hash     string `json:"hash"`
 	} `json:"state"`
 	WAL struct {
@@ -66,6 +75,8 @@ type Status struct {
 		Segments   int     `json:"segments"`
 		Verdict    string  `json:"verdict"`
 		FsyncP99Ms float64 `json:"fsync_p99_ms"`
+		Blocked    string  `json:"blocked"`
+		Slow       bool    `json:"slow"`
 	} `json:"wal"`
 	Failovers []struct {
 		At     time.Time `json:"at"`
