@@ -17,7 +17,7 @@ import (
 // Limits of a send queue. Frames bound bookkeeping, bytes bound memory; one
 // message of the largest size always fits an empty queue.
 const (
-	controlQueueFrames, controlQueueBytes = 1024, 8 << 20
+	controlQueueFrames, controlQueueBytes = 1024, 16 << 20
 	bulkQueueFrames, bulkQueueBytes       = 64, 16 << 20
 )
 

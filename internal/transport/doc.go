@@ -23,7 +23,7 @@
 //
 // The first frame of the dialer is its hello and names the channel; the other
 // side answers with its hello or a refusal, and the dialer ends with ready or
-// a refusal. Until then a frame is at most 4 KiB, afterwards 1 MiB on control
+// a refusal. Until then a frame is at most 4 KiB, afterwards 6 MiB on control
 // and 4 MiB on bulk.
 //
 // # Beat datagrams

@@ -151,7 +151,7 @@ func TestFramesBeyondLimits(t *testing.T) {
 		"short hello":            {false, append(head(kindHello, 3), 0, 1, 1)},
 		"message before hello":   {false, append(head(1, 1), 0)},
 		"hello for no channel":   {false, append(head(kindHello, len(hello)), hello...)},
-		"control over 1 MiB":     {true, head(1, MaxControlPayload+1)},
+		"control over its limit": {true, head(1, MaxControlPayload+1)},
 		"control of 4 GiB":       {true, head(1, 1<<32-1)},
 		"second hello":           {true, append(head(kindHello, len(hello)), hello...)},
 		"kind zero":              {true, head(0, 0)},

@@ -86,9 +86,7 @@ func TestLargestMessages(t *testing.T) {
 		}
 		for _, pair := range [][2]*node{{a, b}, {b, a}} {
 			for kind := uint8(1); kind <= 3; kind++ {
-				if err := pair[0].Send(pair[1].name, ch, kind, payload); err != nil {
-					t.Fatal(err)
-				}
+				sendSoon(t, pair[0], pair[1].name, ch, kind, payload)
 			}
 			if err := pair[0].Send(pair[1].name, ch, 1, make([]byte, len(payload)+1)); !errors.Is(err, ErrTooLarge) {
 				t.Errorf("one byte more on %v: %v", ch, err)
@@ -103,6 +101,29 @@ func TestLargestMessages(t *testing.T) {
 				t.Errorf("%s: kind %d with %d bytes on %v, want kind %d", n.name, m.kind, len(m.payload), m.ch, next[m.ch])
 			}
 			next[m.ch]++
+		}
+	}
+}
+
+// sendSoon sends as soon as the queue has room: three messages of the largest
+// size are more than it holds.
+func sendSoon(t *testing.T, from *node, to string, ch Channel, kind uint8, payload []byte) {
+	t.Helper()
+	eventually(t, "room in the queue", func() bool {
+		err := from.Send(to, ch, kind, payload)
+		if err != nil && !errors.Is(err, ErrQueueFull) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
+// Two messages of the largest size fit the queue of a channel whatever its
+// writer does: one on its way, one behind it.
+func TestQueueHoldsLargestMessages(t *testing.T) {
+	for ch, limit := range map[Channel]int{Control: controlQueueBytes, Bulk: bulkQueueBytes} {
+		if 2*(ch.maxPayload()+frameHeader) > limit {
+			t.Errorf("%s: queue of %d bytes, messages of %d", ch, limit, ch.maxPayload())
 		}
 	}
 }

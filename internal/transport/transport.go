@@ -33,7 +33,9 @@ const (
 // Limits of a message's payload in bytes. They bound what one frame makes the
 // receiver allocate; Send refuses more with ErrTooLarge.
 const (
-	MaxControlPayload = 1 << 20
+	// MaxControlPayload has room for a raft message with one entry of the
+	// largest size, a transaction of 4 MiB and what is around it.
+	MaxControlPayload = 6 << 20
 	MaxBulkPayload    = 4 << 20
 	// MaxBeatPayload is what fits a datagram of 1,400 bytes. An encoded Beat
 	// (MaxBeatSize) is smaller.
