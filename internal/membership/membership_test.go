@@ -367,7 +367,18 @@ func TestReplace(t *testing.T) {
 	if d := pl.Decide(second, in); d.Change.Kind != AddLearner || d.Change.Member.PublicKey != file.PublicKey || d.Change.Member.Priority != 10 || d.Change.Member.RaftID != 20 {
 		t.Fatalf("second %+v", d)
 	}
-	in.Members[1], in.Voters = Member{Name: "gw2", PublicKey: [32]byte{7}, RaftID: 20, Gateway: true}, []uint64{1, 3, 20}
+	// Asked again, of a new leader, it is the same replacement.
+	in.Want = nil
+	accept(t, &in, Request{Op: Replace, Name: "gw2", File: file})
+	if d := pl.Decide(second, in); d.Change.Kind != AddLearner || d.Change.Member.PublicKey != file.PublicKey {
+		t.Fatalf("asked again %+v", d)
+	}
+	in.Members[1] = Member{Name: "gw2", PublicKey: [32]byte{7}, RaftID: 20, Gateway: true}
+	in.Learners = []uint64{20}
+	if d := pl.Decide(second, in); d.Answers[0].Outcome != Working {
+		t.Fatalf("learner %+v", d)
+	}
+	in.Learners, in.Voters = nil, []uint64{1, 3, 20}
 	if d := pl.Decide(second, in); d.Answers[0].Outcome != Done {
 		t.Errorf("at the end %+v", d)
 	}

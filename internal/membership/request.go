@@ -28,6 +28,9 @@ func Check(in Input, r Request) (Request, error) {
 	if known {
 		r.Old = m.RaftID
 	}
+	if r.Op == Replace && !in.voter(m.RaftID) {
+		r.Old = 0 // under way: asked again, maybe of another leader
+	}
 	if r.Op == Remove {
 		if no := in.mayRemove(m); no != nil {
 			return r, no

@@ -77,7 +77,7 @@ type Request struct {
 	// File is the member as the leader's file has it: Add, Replace.
 	File Member
 	// Old is the committed raft id of the name when the request was accepted:
-	// Remove, Replace. Check fills it.
+	// Remove, Replace; 0 for a replacement that was under way. Check fills it.
 	Old uint64
 }
 
