@@ -69,7 +69,7 @@ func (l *slowLog) KeepCommit(commit uint64) {
 	}
 }
 
-// memDisk is a log in memory whose every write is durable at once. Its snapshot
+// memDisk is a log in memory whose every Save is durable at once. Its snapshot
 // may lie behind its first entry, as that of storage.Log.
 type memDisk struct {
 	snap    *raftpb.Snapshot
@@ -77,6 +77,7 @@ type memDisk struct {
 	term    uint64 // of base
 	entries []*raftpb.Entry
 	hard    raftpb.HardState
+	kept    uint64 // commit index that the next Save writes
 }
 
 func newMemDisk(snap *raftpb.Snapshot) *memDisk {
@@ -93,6 +94,7 @@ func (m *memDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(
 	if !raft.IsEmptyHardState(hs) {
 		m.hard = raftpb.HardState{Term: hs.Term, Vote: hs.Vote, Commit: hs.Commit}
 	}
+	m.hard.Commit = new(max(m.hard.GetCommit(), m.kept))
 	if len(entries) > 0 {
 		from := entries[0].GetIndex()
 		if from <= m.snap.GetMetadata().GetIndex() || from > m.last()+1 {
@@ -104,7 +106,7 @@ func (m *memDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(
 	done(nil)
 }
 
-func (m *memDisk) KeepCommit(commit uint64) { m.hard.Commit = new(commit) }
+func (m *memDisk) KeepCommit(commit uint64) { m.kept = commit }
 
 func (m *memDisk) Install(snap *raftpb.Snapshot) func() error {
 	m.snap = proto.Clone(snap).(*raftpb.Snapshot)

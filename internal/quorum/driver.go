@@ -169,7 +169,9 @@ type Driver struct {
 	writes []write
 	// writing is the sum of bytes in writes.
 	writing int
-	stored  view // term and vote as given to the log
+	stored  view   // term and vote as given to the log
+	known   uint64 // committed at the start
+	confNew bool   // a change was applied, and that it is committed is not yet written
 	failed  error
 
 	outbox   []outgoing
@@ -227,8 +229,8 @@ func New(now int64, cfg Config) (*Driver, error) {
 		el:   newElection(now, cfg.ID, cfg.Beat, cfg.Promise, cfg.Random),
 		turn: now, epoch: now,
 		done:   make(chan Completion, maxWrites),
-		stored: view{term: hs.GetTerm(), vote: hs.GetVote()},
-		early:  map[uint64]early{}, peers: map[uint64]*peer{},
+		stored: view{term: hs.GetTerm(), vote: hs.GetVote()}, known: hs.GetCommit(),
+		early: map[uint64]early{}, peers: map[uint64]*peer{},
 		members: map[uint64]storage.Member{}, tail: t,
 	}
 	d.setConf(storage.ConfOf(cs))

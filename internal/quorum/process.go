@@ -72,6 +72,7 @@ func (d *Driver) Process(now int64) (Output, error) {
 		}
 		began = false
 	}
+	d.keepConf(now)
 	out.Messages = d.frames()
 	out.Snapshots, d.shipping = d.shipping, nil
 	if v := d.view(); v.role != d.reported.role || v.term != d.reported.term || v.lead != d.reported.lead {
@@ -143,16 +144,32 @@ func (d *Driver) save(now int64, m *raftpb.Message, out *Output) {
 	if hs != nil {
 		d.stored = view{term: hs.GetTerm(), vote: hs.GetVote()}
 	}
+	d.write(now, hs, m.GetEntries(), m.GetResponses())
+}
+
+func (d *Driver) write(now int64, hs *raftpb.HardState, entries []*raftpb.Entry, responses []*raftpb.Message) {
 	d.token++
 	token := d.token
-	w := write{token: token, since: now, responses: m.GetResponses()}
-	for _, e := range m.GetEntries() {
+	w := write{token: token, since: now, responses: responses}
+	for _, e := range entries {
 		w.bytes += len(e.GetData())
 	}
 	d.writing += w.bytes
 	d.writes = append(d.writes, w)
 	// The channel has room for every write that may be under way.
-	d.cfg.Log.Save(hs, m.GetEntries(), func(err error) { d.done <- Completion{token: token, err: err} })
+	d.cfg.Log.Save(hs, entries, func(err error) { d.done <- Completion{token: token, err: err} })
+}
+
+// keepConf makes durable that a change of the configuration is committed. After
+// a start without that, the node would count in the old configuration until it
+// learns it again, and ask for votes of nodes that may be gone for good.
+func (d *Driver) keepConf(now int64) {
+	if !d.confNew || !d.hasRoom() {
+		return
+	}
+	d.confNew = false
+	commit := d.rn.BasicStatus().GetCommit()
+	d.write(now, &raftpb.HardState{Term: new(d.stored.term), Vote: new(d.stored.vote), Commit: new(commit)}, nil, nil)
 }
 
 // Persisted takes the end of a write: what depended on it may now leave. The
@@ -197,6 +214,7 @@ func (d *Driver) apply(now int64, m *raftpb.Message, out *Output) error {
 				return fmt.Errorf("read configuration change %d: %w", e.GetIndex(), err)
 			}
 			conf := d.changed(d.rn.ApplyConfChange(cc), cc.AsV2().GetChanges())
+			d.confNew = d.confNew || e.GetIndex() > d.known
 			entry.Conf, entry.Data = &conf, cc.AsV2().GetContext()
 		}
 		out.Committed = append(out.Committed, entry)
@@ -208,7 +226,7 @@ func (d *Driver) apply(now int64, m *raftpb.Message, out *Output) error {
 // Next returns when Tick must be called at the latest, given that nothing
 // happens before.
 func (d *Driver) Next(now int64) int64 {
-	if len(d.outbox) > 0 || len(d.shipping) > 0 || d.began || (d.hasRoom() && d.rn.HasReady()) {
+	if len(d.outbox) > 0 || len(d.shipping) > 0 || d.began || (d.hasRoom() && (d.confNew || d.rn.HasReady())) {
 		return now
 	}
 	next := d.epoch + (d.slot+1)*int64(d.cfg.Beat)

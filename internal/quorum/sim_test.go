@@ -367,7 +367,7 @@ func (n *node) start() {
 	n.life++
 	n.up, n.frozen, n.held = true, false, nil
 	n.inc = s.rng.Uint64() | 1
-	n.seqNo, n.seen = 0, map[uint64]SeenEntry{}
+	n.seqNo, n.seen, n.wake = 0, map[uint64]SeenEntry{}, 0
 	n.lastUp = s.now
 	n.received, n.asked = nil, nil
 	var err error
@@ -539,6 +539,9 @@ func (n *node) crash() {
 	n.up = false
 	n.life++
 	n.log.queue = nil
+	if n.mem != nil {
+		n.mem.kept = 0
+	}
 	n.fs.Crash(vfs.CrashOptions{Rand: n.s.rng, Sectors: 0.5, Names: 0.5})
 	_ = n.log.disk.Close() // ends the writer's goroutine; its disk is gone
 }
