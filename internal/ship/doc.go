@@ -72,12 +72,13 @@ const (
 	// hands the length of what is already there to Receiver.Done. Of Open,
 	// Write, Finish and Close one at most is under way.
 	Open
-	// Write appends Bytes at Offset.
+	// Write appends Bytes at Offset. When it fails, Close follows.
 	Write
 	// Finish verifies, decodes and publishes the file. Whatever the outcome,
 	// it is not open afterwards; when the content is wrong it must be deleted.
 	Finish
-	// Close closes the file and keeps it for later.
+	// Close closes the file and keeps it for later, unless its content was
+	// found wrong. Its outcome must be handed in, its error changes nothing.
 	Close
 	// Deliver gives Offer.Message, raft's MsgSnap, to raft as a message of
 	// Peer under Incarnation: the file was published.

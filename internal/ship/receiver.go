@@ -147,7 +147,9 @@ func (r *Receiver) missing(t *taking) []Action {
 type Result struct {
 	Offset int64 // Open: how much is there already
 	Err    error
-	// Damaged: the content is wrong (Finish), not the disk.
+	// Damaged: what the peer announced or sent is wrong, not the disk. It may
+	// show at Open, Write or Finish; the sender hears of it, and nothing else
+	// follows.
 	Damaged bool
 }
 
@@ -156,7 +158,7 @@ func (r *Receiver) Done(now int64, res Result) []Action {
 	was, t := r.busy, r.cur
 	invariant.Check(was != 0, "snapshot: an outcome of nothing, offset %d: %v", res.Offset, res.Err)
 	r.busy = 0
-	if was == Close {
+	if was == Close { // an error of it is the owner's to judge
 		r.cur = nil
 		return r.work(nil)
 	}

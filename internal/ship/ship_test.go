@@ -219,6 +219,40 @@ func TestDamageIsRefused(t *testing.T) {
 	}
 }
 
+// Wrong content may show before the end: each of the disk's tasks may say so.
+func TestDamageAtAnyTaskIsRefusedAndForgotten(t *testing.T) {
+	o := offerOf(5, 100, someBytes(10))
+	o.Cluster, o.Try = theCluster, 1
+	wrong := Result{Err: errors.New("wrong header"), Damaged: true}
+	data := Data{File: o.File, Bytes: someBytes(10)}
+	for name, steps := range map[string]func(r *Receiver) []Action{
+		"open":  func(r *Receiver) []Action { return r.Done(0, wrong) },
+		"write": func(r *Receiver) []Action { r.Done(0, Result{}); r.Data(0, 3, data); return r.Done(0, wrong) },
+		"finish": func(r *Receiver) []Action {
+			r.Done(0, Result{})
+			r.Data(0, 3, data)
+			r.Done(0, Result{})
+			return r.Done(0, wrong)
+		},
+	} {
+		r := NewReceiver(theCluster, 1)
+		r.Offer(0, 3, 30, o)
+		acts := steps(r)
+		if m := decoded(t, acts[:1]); m != (Refuse{File: o.File, Reason: Damaged, Text: "wrong header"}) {
+			t.Errorf("%s: answer %+v", name, m)
+		}
+		if name == "write" {
+			if len(acts) != 2 || acts[1].Kind != Close {
+				t.Fatalf("%s: %+v", name, acts)
+			}
+			r.Done(0, Result{})
+		}
+		if acts = r.Offer(0, 3, 30, o); len(acts) != 1 || acts[0].Kind != Open {
+			t.Errorf("%s: offered again: %+v", name, acts)
+		}
+	}
+}
+
 func TestErrorsOfDisksEndATransfer(t *testing.T) {
 	w := newWorld(t, 1, 1, 2)
 	data := someBytes(3 * mib)
