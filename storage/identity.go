@@ -12,9 +12,11 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
+	"github.com/holdfast-ha/holdfast/wal"
 )
 
 // Names in a data directory.
@@ -84,7 +86,8 @@ func (s Stage) String() string {
 	return fmt.Sprintf("stage(%d)", uint8(s))
 }
 
-// Data is an open data directory. It belongs to one goroutine.
+// Data is an open data directory. It belongs to one goroutine, but for
+// Snapshots, Scrub and the reserve, which any may use.
 type Data struct {
 	fs    vfs.FS
 	dir   string
@@ -93,6 +96,9 @@ type Data struct {
 	first *FirstConfig // nil before the founding
 	// founding: the log may be missing or half created, and holds nothing.
 	founding bool
+	snaps    *Snapshots
+	opened   atomic.Pointer[wal.Log] // for the scrub; nil before OpenLog
+	reserve  reserve
 }
 
 // OpenData locks the directory, creating it if it is missing, and reads its
@@ -109,7 +115,7 @@ func OpenData(fsys vfs.FS, dir string) (*Data, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	d := &Data{fs: fsys, dir: dir, lock: lock}
+	d := &Data{fs: fsys, dir: dir, lock: lock, snaps: newSnapshots(fsys, dir)}
 	if err := d.load(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -131,8 +137,12 @@ func (d *Data) load() error {
 		return fmt.Errorf("look for an unfinished founding: %w", err)
 	}
 	d.founding = founding
-	if hasLog && first == nil {
-		return d.damage("there is a log and no first configuration", nil)
+	hasSnapshots, err := d.snaps.any()
+	if err != nil {
+		return err
+	}
+	if (hasLog || hasSnapshots) && first == nil {
+		return d.damage("there is a log or a snapshot and no first configuration", nil)
 	}
 	if first != nil && !hasLog && !founding {
 		return d.damage("there is a first configuration and no log", nil)
@@ -143,7 +153,7 @@ func (d *Data) load() error {
 		return d.damage("there is a log or a first configuration and no raft id", nil)
 	case errors.Is(err, fs.ErrNotExist):
 		return d.drawID()
-	case errors.Is(err, vfs.ErrTooLarge):
+	case errors.Is(err, vfs.ErrTooLarge) || vfs.Unreadable(err):
 		return d.damage("raft id cannot be read", err)
 	case err != nil:
 		return fmt.Errorf("read raft id: %w", err)
@@ -242,7 +252,7 @@ func (d *Data) readFirst() (*FirstConfig, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if errors.Is(err, vfs.ErrTooLarge) {
+	if errors.Is(err, vfs.ErrTooLarge) || vfs.Unreadable(err) {
 		return nil, d.damage("first configuration cannot be read", err)
 	}
 	if err != nil {
@@ -302,11 +312,11 @@ func (d *Data) StorePromise(p time.Duration) error {
 // Close releases the lock. The log must be closed before.
 func (d *Data) Close() error { return d.lock.Close() }
 
-// SetAside renames raft id, first configuration and log to names ending in
-// label, keeps the promise (a promise binds the machine, not its raft id), and
-// returns the new names. The next OpenData draws a new raft id: the node is
-// then a new node (F2). The log must be closed; a Data over the directory must
-// be closed and opened again.
+// SetAside renames raft id, first configuration, log and snapshots (with those
+// received in part) to names ending in label, keeps the promise (a promise
+// binds the machine, not its raft id), and returns the new names. The next
+// OpenData draws a new raft id: the node is then a new node (F2). The log must
+// be closed; a Data over the directory must be closed and opened again.
 func SetAside(fsys vfs.FS, dir, label string) ([]string, error) {
 	lock, err := fsys.Lock(filepath.Join(dir, fileLock))
 	if errors.Is(err, vfs.ErrLocked) {
@@ -319,7 +329,7 @@ func SetAside(fsys vfs.FS, dir, label string) ([]string, error) {
 	// The raft id goes first: after a power cut in between OpenData refuses
 	// the rest, and never starts an id that others know with a log that
 	// shrank (F2). A second SetAside then finishes the work.
-	for _, name := range []string{fileRaftID, dirLog, fileFirst, fileFounding} {
+	for _, name := range []string{fileRaftID, dirLog, dirSnapshots, fileFirst, fileFounding} {
 		from := filepath.Join(dir, name)
 		ok, err := vfs.Exists(fsys, from)
 		if err == nil && ok {

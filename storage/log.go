@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -21,8 +21,10 @@ const MaxEntry = 8 << 20
 
 // Types of the records in the log. 0 and 255 belong to the wal.
 const (
-	recordEntry uint8 = 1 // Index, Term; payload: entry type, data
-	recordHard  uint8 = 2 // Index 0; payload: term, vote, commit
+	recordEntry   uint8 = 1 // Index, Term; payload: entry type, data
+	recordHard    uint8 = 2 // Index 0; payload: term, vote, commit
+	recordCompact uint8 = 3 // Index 0; payload: see base.encode
+	recordInstall uint8 = 4 // Index of the snapshot; payload: the same
 )
 
 const hardBytes = 24
@@ -38,26 +40,35 @@ type LogOptions struct {
 // raft.Storage. One goroutine owns it; only the done functions given to Save
 // run on another, the wal's writer.
 //
-// Invariant: entries[i] has index snapshot index + 1 + i, terms never fall.
+// Invariants: entries[i] has index base + 1 + i, terms never fall; base <= the
+// index of snap <= last. Entries up to that of snap are there only for members
+// that are a little behind.
 type Log struct {
-	wal     *wal.Log
-	snap    *raftpb.Snapshot // what the entries follow on; now always the first configuration
-	entries []*raftpb.Entry
-	hard    raftpb.HardState // newest, perhaps not yet written
-	written raftpb.HardState // newest given to the wal
-	last    uint64           // index of the newest entry
+	wal      *wal.Log
+	snaps    *Snapshots
+	snap     *raftpb.Snapshot // the state that the log follows: the first configuration, then snapshots
+	base     uint64           // index before the first entry
+	baseTerm uint64           // its term
+	entries  []*raftpb.Entry
+	hard     raftpb.HardState // newest, perhaps not yet written
+	written  raftpb.HardState // newest given to the wal
+	last     uint64           // index of the newest entry
+	live     int64            // bytes of the entries behind snap
 }
 
 var _ raft.Storage = (*Log)(nil)
 
-// OpenLog creates or reads the log that follows the first configuration.
-// Recovery says what the wal found (F3); an error that wraps wal.ErrCorrupt
-// means that the log must be set aside (SetAside), a *DamageError that it is
-// missing or another's.
+// OpenLog creates or reads the log and returns it with the state that it
+// follows: that of the first configuration or of a snapshot. Entries behind
+// that are applied by the caller. Recovery says what the wal found (F3). An
+// error that wraps wal.ErrCorrupt or a *DamageError means that the directory
+// must be set aside (SetAside): log or snapshot are damaged, missing or
+// another's.
 func (d *Data) OpenLog(o LogOptions) (*Log, *State, wal.Recovery, error) {
 	invariant.Check(d.first != nil, "log of %s opened before its founding", d.dir)
 	first := *d.first
-	l := &Log{snap: first.Snapshot(), last: FirstIndex}
+	d.snaps.setCluster(first.ID())
+	l := &Log{snaps: d.snaps, snap: first.Snapshot(), base: FirstIndex, baseTerm: FirstTerm, last: FirstIndex}
 	l.setHard(FirstTerm, 0, FirstIndex)
 	opts := wal.Options{
 		FS: d.fs, Dir: d.path(dirLog), Cluster: first.ID(), Node: d.id,
@@ -72,9 +83,11 @@ func (d *Data) OpenLog(o LogOptions) (*Log, *State, wal.Recovery, error) {
 			return nil, nil, wal.Recovery{}, err
 		}
 		l.wal = w
-		return l, d.NewState(), wal.Recovery{Verdict: wal.Clean}, nil
+		d.opened.Store(w)
+		return l, NewState(first), wal.Recovery{Verdict: wal.Clean}, nil
 	}
-	w, rec, err := wal.Open(opts, l.replay)
+	p := &replayer{log: l}
+	w, rec, err := wal.Open(opts, p.replay)
 	if errors.Is(err, wal.ErrNoLog) || errors.Is(err, wal.ErrForeign) {
 		return nil, nil, rec, d.damage("the log does not belong to the first configuration", err)
 	}
@@ -82,20 +95,37 @@ func (d *Data) OpenLog(o LogOptions) (*Log, *State, wal.Recovery, error) {
 		return nil, nil, rec, fmt.Errorf("open log: %w", err)
 	}
 	l.wal = w
-	if c := l.hard.GetCommit(); c > l.last {
-		return nil, nil, rec, fmt.Errorf("open log: commit %d behind the last entry %d: %w", c, l.last, errClose(w))
+	state, err := d.follow(p, rec.FirstIndex)
+	if err != nil {
+		return nil, nil, rec, errors.Join(fmt.Errorf("open log: %w", err), w.Close())
 	}
 	proto.Merge(&l.written, &l.hard)
-	return l, d.NewState(), rec, nil
+	d.opened.Store(w)
+	return l, state, rec, nil
 }
 
-// errClose closes a log that turned out to be corrupt above the wal's own
-// checks.
-func errClose(w *wal.Log) error {
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("%w (close: %w)", wal.ErrCorrupt, err)
+// follow checks that what was replayed is whole, and returns the state that it
+// follows. The log was released up to index first.
+func (d *Data) follow(p *replayer, first uint64) (*State, error) {
+	l := p.log
+	if err := p.end(first); err != nil {
+		return nil, err
 	}
-	return wal.ErrCorrupt
+	if p.follows.index == 0 {
+		return NewState(*d.first), d.snaps.begin(SnapshotMeta{})
+	}
+	state, meta, err := d.snaps.load(p.follows.index, p.follows.term, p.follows.hash)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, d.damage(fmt.Sprintf("the log follows a snapshot at index %d, which is missing", p.follows.index), err)
+	case errors.Is(err, wal.ErrCorrupt):
+		return nil, d.damage("the snapshot cannot be read", err)
+	case err != nil:
+		return nil, fmt.Errorf("read snapshot: %w", err)
+	}
+	l.snap = meta.Raft()
+	l.measure()
+	return state, d.snaps.begin(meta)
 }
 
 // createLog starts the log of a founding, over anything a power cut left of an
@@ -103,6 +133,9 @@ func errClose(w *wal.Log) error {
 func (d *Data) createLog(opts wal.Options) (*wal.Log, error) {
 	if err := d.removeLog(); err != nil {
 		return nil, fmt.Errorf("clear an unfinished log: %w", err)
+	}
+	if err := d.snaps.begin(SnapshotMeta{}); err != nil {
+		return nil, err
 	}
 	w, err := wal.Create(opts)
 	if err != nil {
@@ -116,62 +149,6 @@ func (d *Data) createLog(opts wal.Options) (*wal.Log, error) {
 	}
 	d.founding = false
 	return w, nil
-}
-
-// replay takes one record of the wal. The checks are about meaning: the wal
-// has already proved that the bytes are those that were written.
-func (l *Log) replay(r wal.Record) error {
-	switch r.Type {
-	case recordEntry:
-		return l.replayEntry(r)
-	case recordHard:
-		return l.replayHard(r)
-	case wal.TypeTruncate:
-		if r.Index <= l.hard.GetCommit() || r.Index > l.last+1 {
-			return fmt.Errorf("cut at %d outside of %d..%d: %w", r.Index, l.hard.GetCommit()+1, l.last+1, wal.ErrCorrupt)
-		}
-		l.cut(r.Index)
-		return nil
-	}
-	return fmt.Errorf("record type %d: %w", r.Type, wal.ErrCorrupt)
-}
-
-func (l *Log) replayEntry(r wal.Record) error {
-	if r.Index <= l.snap.GetMetadata().GetIndex() {
-		return nil // older than the snapshot, in a segment not yet released
-	}
-	if r.Index != l.last+1 || r.Term < l.termAt(l.last) {
-		return fmt.Errorf("entry %d term %d follows entry %d term %d: %w", r.Index, r.Term, l.last, l.termAt(l.last), wal.ErrCorrupt)
-	}
-	if len(r.Payload) == 0 {
-		return fmt.Errorf("entry %d has no type: %w", r.Index, wal.ErrCorrupt)
-	}
-	typ := raftpb.EntryType(r.Payload[0])
-	if typ > raftpb.EntryConfChangeV2 {
-		return fmt.Errorf("entry %d is of type %d: %w", r.Index, typ, wal.ErrCorrupt)
-	}
-	e := &raftpb.Entry{Type: typ.Enum(), Index: new(r.Index), Term: new(r.Term)}
-	if len(r.Payload) > 1 {
-		e.Data = slices.Clone(r.Payload[1:])
-	}
-	l.entries = append(l.entries, e)
-	l.last = r.Index
-	return nil
-}
-
-func (l *Log) replayHard(r wal.Record) error {
-	if len(r.Payload) != hardBytes {
-		return fmt.Errorf("hard state of %d bytes: %w", len(r.Payload), wal.ErrCorrupt)
-	}
-	term := binary.BigEndian.Uint64(r.Payload)
-	vote := binary.BigEndian.Uint64(r.Payload[8:])
-	commit := binary.BigEndian.Uint64(r.Payload[16:])
-	if term < l.hard.GetTerm() || commit < l.hard.GetCommit() {
-		return fmt.Errorf("hard state term %d commit %d after term %d commit %d: %w",
-			term, commit, l.hard.GetTerm(), l.hard.GetCommit(), wal.ErrCorrupt)
-	}
-	l.setHard(term, vote, commit)
-	return nil
 }
 
 func (l *Log) setHard(term, vote, commit uint64) {
@@ -217,6 +194,7 @@ func (l *Log) add(e *raftpb.Entry) wal.Record {
 		"entry %d term %d of %d bytes after entry %d term %d", e.GetIndex(), e.GetTerm(), len(e.GetData()), l.last, l.termAt(l.last))
 	l.entries = append(l.entries, e)
 	l.last = e.GetIndex()
+	l.live += entryBytes(e)
 	payload := append([]byte{byte(e.GetType())}, e.GetData()...)
 	return wal.Record{Type: recordEntry, Index: e.GetIndex(), Term: e.GetTerm(), Payload: payload}
 }
@@ -233,7 +211,10 @@ func (l *Log) hardRecord() wal.Record {
 // cut drops entries from index on. The slice is given a new array on the next
 // append, because raft may still hold the old one.
 func (l *Log) cut(from uint64) {
-	n := from - l.snap.GetMetadata().GetIndex() - 1
+	n := from - l.base - 1
+	for _, e := range l.entries[n:] {
+		l.live -= entryBytes(e)
+	}
 	l.entries = l.entries[:n:n]
 	l.last = from - 1
 }
@@ -278,14 +259,13 @@ func (l *Log) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 
 // Entries implements raft.Storage.
 func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
-	base := l.snap.GetMetadata().GetIndex()
-	if lo <= base {
+	if lo <= l.base {
 		return nil, raft.ErrCompacted
 	}
 	if lo > hi || hi > l.last+1 {
 		return nil, raft.ErrUnavailable
 	}
-	out := l.entries[lo-base-1 : hi-base-1]
+	out := l.entries[lo-l.base-1 : hi-l.base-1]
 	size := uint64(0)
 	for i, e := range out {
 		size += uint64(proto.Size(e))
@@ -299,7 +279,7 @@ func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 
 // Term implements raft.Storage.
 func (l *Log) Term(i uint64) (uint64, error) {
-	if i < l.snap.GetMetadata().GetIndex() {
+	if i < l.base {
 		return 0, raft.ErrCompacted
 	}
 	if i > l.last {
@@ -309,23 +289,19 @@ func (l *Log) Term(i uint64) (uint64, error) {
 }
 
 func (l *Log) termAt(i uint64) uint64 {
-	m := l.snap.GetMetadata()
-	if i == m.GetIndex() {
-		return m.GetTerm()
+	if i == l.base {
+		return l.baseTerm
 	}
-	return l.entries[i-m.GetIndex()-1].GetTerm()
+	return l.entries[i-l.base-1].GetTerm()
 }
 
 // LastIndex implements raft.Storage.
 func (l *Log) LastIndex() (uint64, error) { return l.last, nil }
 
 // FirstIndex implements raft.Storage.
-func (l *Log) FirstIndex() (uint64, error) { return l.snap.GetMetadata().GetIndex() + 1, nil }
+func (l *Log) FirstIndex() (uint64, error) { return l.base + 1, nil }
 
 // Snapshot implements raft.Storage.
 func (l *Log) Snapshot() (*raftpb.Snapshot, error) {
 	return proto.Clone(l.snap).(*raftpb.Snapshot), nil
 }
-
-// NewState returns the state the entries apply to.
-func (d *Data) NewState() *State { return NewState(*d.first) }

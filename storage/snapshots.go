@@ -1,0 +1,450 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/internal/invariant"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
+)
+
+// Names in the directory of snapshots.
+const (
+	dirSnapshots   = "snap"
+	snapshotSuffix = ".snap"
+	writingSuffix  = ".tmp"  // being written here
+	partSuffix     = ".part" // being received; kept for resuming
+)
+
+// Snapshots are the snapshot files of a data directory, for any goroutine.
+//
+// Which of them counts is decided by the log alone: it holds a record that
+// names the snapshot it follows. A file without that record was made by a
+// process that died before it, and goes at the next start; a record without its
+// file is damage.
+type Snapshots struct {
+	fs  vfs.FS
+	dir string
+
+	mu        sync.Mutex
+	cluster   [16]byte
+	kept      uint64                  // index of the snapshot that the log follows on disk, 0 for none
+	newest    SnapshotMeta            // the log follows it, or it was written since
+	files     map[uint64]SnapshotMeta // what may be opened
+	receiving bool
+	writing   bool
+}
+
+func newSnapshots(fsys vfs.FS, dir string) *Snapshots {
+	return &Snapshots{fs: fsys, dir: filepath.Join(dir, dirSnapshots), files: map[uint64]SnapshotMeta{}}
+}
+
+// Snapshots returns the snapshots of this directory. It may be called at any
+// time, and what it returns is in order once the log is open.
+func (d *Data) Snapshots() *Snapshots { return d.snaps }
+
+// Newest returns the newest snapshot of this node: the one that its log
+// follows, or a newer one that was written since. One that was received counts
+// once the log follows it.
+func (s *Snapshots) Newest() (SnapshotMeta, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.newest, s.newest.Index != 0
+}
+
+func (s *Snapshots) name(index uint64) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%016x%s", index, snapshotSuffix))
+}
+
+// parseSnapshotName returns false for a file that is no snapshot.
+func parseSnapshotName(name string) (uint64, bool) {
+	hex, ok := strings.CutSuffix(name, snapshotSuffix)
+	if !ok {
+		return 0, false
+	}
+	index, err := strconv.ParseUint(hex, 16, 64)
+	return index, err == nil && fmt.Sprintf("%016x", index) == hex
+}
+
+// Write makes a snapshot of a state and returns it once it is on disk, read
+// back and published. The disk is left to others for as long as it works here.
+// If a newer one was installed meanwhile, that is returned. Files of older
+// snapshots stay until the log follows this one (Log.Compact). Errors that wrap
+// ENOSPC leave nothing behind and may be tried again; after any other nothing
+// is known about the disk.
+func (s *Snapshots) Write(ctx context.Context, f *Frozen) (SnapshotMeta, error) {
+	s.mu.Lock()
+	newest, busy := s.newest, s.writing
+	s.writing = true
+	s.mu.Unlock()
+	invariant.Check(!busy, "snapshot at index %d begun while another is written", f.Index())
+	defer func() {
+		s.mu.Lock()
+		s.writing = false
+		s.mu.Unlock()
+	}()
+	invariant.Check(f.Index() > FirstIndex, "snapshot at index %d", f.Index())
+	if f.Index() <= newest.Index {
+		return newest, nil
+	}
+	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
+		return SnapshotMeta{}, fmt.Errorf("create snapshot directory: %w", err)
+	}
+	tmp := filepath.Join(s.dir, fmt.Sprintf("%016x%s", f.Index(), writingSuffix))
+	meta, err := s.writeFile(ctx, tmp, f)
+	if err != nil {
+		// Room for others; what cannot be removed goes at the next start.
+		_ = s.fs.Remove(tmp)
+		return SnapshotMeta{}, fmt.Errorf("write snapshot %d: %w", f.Index(), err)
+	}
+	if err := s.publish(tmp, meta); err != nil {
+		return SnapshotMeta{}, fmt.Errorf("write snapshot %d: %w", f.Index(), err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.newest.Index < meta.Index {
+		s.newest = meta
+	}
+	return s.newest, nil
+}
+
+func (s *Snapshots) publish(tmp string, meta SnapshotMeta) error {
+	if err := s.fs.Publish(tmp, s.name(meta.Index)); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files[meta.Index] = meta
+	return nil
+}
+
+func (s *Snapshots) writeFile(ctx context.Context, tmp string, f *Frozen) (SnapshotMeta, error) {
+	file, err := s.fs.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return SnapshotMeta{}, err
+	}
+	meta := SnapshotMeta{Cluster: f.Cluster(), Index: f.Index(), Term: f.Term(), Conf: f.Conf(), Hash: f.Hash()}
+	err = fill(ctx, file, f, &meta)
+	if err == nil {
+		err = verify(ctx, tmp, file, meta)
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return SnapshotMeta{}, err
+	}
+	return meta, nil
+}
+
+// fill writes and syncs the file, and completes its meta.
+func fill(ctx context.Context, file vfs.File, f *Frozen, meta *SnapshotMeta) error {
+	out := &pieceWriter{ctx: ctx, file: file, buf: make([]byte, 0, snapPiece)}
+	w, err := newSnapWriter(out, meta)
+	if err == nil {
+		err = f.Encode(w)
+	}
+	if err == nil {
+		meta.Size, meta.Sum, err = w.end()
+	}
+	if err == nil {
+		err = out.flush()
+	}
+	return err
+}
+
+// verify reads back what is on disk.
+func verify(ctx context.Context, name string, file vfs.File, meta SnapshotMeta) error {
+	if err := file.Reload(); err != nil {
+		return err
+	}
+	got, err := newSnapReader(name, file, func(int) error { return ctx.Err() }).rest()
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	if !got.sameState(&meta) || got.Size != meta.Size || got.Sum != meta.Sum {
+		return &SnapshotError{File: name, Why: "what was read back is not what was written"}
+	}
+	return nil
+}
+
+// snapPiece is how much of a snapshot is written between two syncs.
+const snapPiece = 1 << 20
+
+// pieceWriter writes a file piece by piece, syncs each, and then leaves the
+// disk alone for as long as that took: the log is synced meanwhile.
+type pieceWriter struct {
+	ctx    context.Context
+	file   vfs.File
+	buf    []byte
+	offset int64
+}
+
+func (p *pieceWriter) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		k := min(snapPiece-len(p.buf), len(b))
+		p.buf = append(p.buf, b[:k]...)
+		b = b[k:]
+		if len(p.buf) == snapPiece {
+			if err := p.flush(); err != nil {
+				return n - len(b), err
+			}
+		}
+	}
+	return n, nil
+}
+
+// maxPause bounds what a stalled disk makes of a pause.
+const maxPause = 50 * time.Millisecond
+
+func (p *pieceWriter) flush() error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	began := time.Now()
+	if _, err := p.file.WriteAt(p.buf, p.offset); err != nil {
+		return err
+	}
+	if err := p.file.Sync(); err != nil {
+		return err
+	}
+	last := len(p.buf) < snapPiece
+	p.offset += int64(len(p.buf))
+	p.buf = p.buf[:0]
+	if last {
+		return nil
+	}
+	return sleep(p.ctx, min(time.Since(began), maxPause))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// SnapshotFile is an open snapshot, for sending. It stays readable when a newer
+// one takes its place. Reads that come in order are checked, block by block; an
+// error that wraps wal.ErrCorrupt says that the file is damaged.
+type SnapshotFile struct {
+	meta SnapshotMeta
+	file vfs.File
+
+	mu    sync.Mutex
+	check *snapCheck
+}
+
+// Open opens the snapshot of an index.
+func (s *Snapshots) Open(index uint64) (*SnapshotFile, error) {
+	s.mu.Lock()
+	meta, ok := s.files[index]
+	s.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("open snapshot %d: %w", index, fs.ErrNotExist)
+	}
+	file, err := s.fs.OpenFile(s.name(index), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshot %d: %w", index, err)
+	}
+	check := newSnapCheck(s.name(index), nil)
+	check.sum = nil
+	return &SnapshotFile{meta: meta, file: file, check: check}, nil
+}
+
+// Meta says what the file is of.
+func (f *SnapshotFile) Meta() SnapshotMeta { return f.meta }
+
+// Size returns the length of the file in bytes.
+func (f *SnapshotFile) Size() int64 { return f.meta.Size }
+
+// Close closes the file.
+func (f *SnapshotFile) Close() error { return f.file.Close() }
+
+// ReadAt implements io.ReaderAt.
+func (f *SnapshotFile) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := f.file.ReadAt(p, offset)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if vfs.Unreadable(err) {
+		return n, fmt.Errorf("%w: %w", f.check.damaged("cannot be read"), err)
+	}
+	if skip := f.check.pos() - offset; skip >= 0 && skip < int64(n) {
+		if _, bad := f.check.Write(p[skip:n]); bad != nil {
+			return 0, bad
+		}
+	}
+	return n, err
+}
+
+// load reads the snapshot that the log says it follows.
+func (s *Snapshots) load(index, term uint64, hash [32]byte) (*State, SnapshotMeta, error) {
+	name := s.name(index)
+	file, err := s.fs.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, SnapshotMeta{}, err
+	}
+	var state *State
+	var meta SnapshotMeta
+	if err = file.Reload(); err == nil {
+		state, meta, err = decodeSnapshot(context.Background(), name, file)
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, SnapshotMeta{}, err
+	}
+	if meta.Index != index || meta.Term != term || meta.Hash != hash || meta.Cluster != s.clusterID() {
+		return nil, SnapshotMeta{}, &SnapshotError{File: name, Why: fmt.Sprintf(
+			"it is of index %d term %d hash %x cluster %x, the log follows index %d term %d hash %x",
+			meta.Index, meta.Term, meta.Hash, meta.Cluster, index, term, hash)}
+	}
+	return state, meta, nil
+}
+
+func (s *Snapshots) setCluster(id [16]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cluster = id
+}
+
+// any tells whether there is a snapshot, whole or in part.
+func (s *Snapshots) any() (bool, error) {
+	names, err := s.fs.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("list snapshots: %w", err)
+	}
+	return len(names) > 0, nil
+}
+
+func (s *Snapshots) clusterID() [16]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cluster
+}
+
+// decodeSnapshot reads a whole file and checks everything in it.
+func decodeSnapshot(ctx context.Context, name string, file io.ReaderAt) (*State, SnapshotMeta, error) {
+	r := newSnapReader(name, file, func(int) error { return ctx.Err() })
+	state, err := DecodeState(r)
+	if err == nil {
+		var n int
+		n, err = r.Read(make([]byte, 1))
+		switch {
+		case n > 0:
+			err = errors.New("bytes are left over")
+		case errors.Is(err, io.EOF):
+			err = nil
+		}
+	}
+	meta := r.check.meta
+	switch {
+	case r.failed != nil:
+		return nil, SnapshotMeta{}, r.failed
+	case err != nil:
+		// Every checksum so far is right, and still the bytes are no state.
+		return nil, SnapshotMeta{}, &SnapshotError{File: name, Offset: r.check.good, Why: err.Error()}
+	case !stateIs(state, &meta):
+		return nil, SnapshotMeta{}, &SnapshotError{File: name, Why: "the state in it is not that of its header"}
+	}
+	return state, meta, nil
+}
+
+func stateIs(s *State, m *SnapshotMeta) bool {
+	index, term := s.Applied()
+	conf, _ := s.Conf()
+	return m.sameState(&SnapshotMeta{Cluster: s.Cluster(), Index: index, Term: term, Conf: conf, Hash: s.Hash()})
+}
+
+// begin takes the snapshot that the log follows, its zero value for none, and
+// removes files that lead nowhere, but for what was received in part.
+func (s *Snapshots) begin(meta SnapshotMeta) error {
+	names, err := s.fs.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		names, err = nil, nil
+	}
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	var drop []string
+	for _, name := range names {
+		index, ok := parseSnapshotName(name)
+		if ok && index != meta.Index || strings.HasSuffix(name, writingSuffix) {
+			drop = append(drop, name)
+		}
+	}
+	if err := s.remove(drop); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.newest, s.kept = meta, meta.Index
+	if meta.Index != 0 {
+		s.files[meta.Index] = meta
+	}
+	return nil
+}
+
+func (s *Snapshots) remove(names []string) error {
+	for _, name := range names {
+		if err := s.fs.Remove(filepath.Join(s.dir, name)); err != nil {
+			return fmt.Errorf("remove snapshot: %w", err)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return fmt.Errorf("sync snapshot directory: %w", err)
+	}
+	return nil
+}
+
+// published tells whether the file of a snapshot has its name.
+func (s *Snapshots) published(meta *SnapshotMeta) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.files[meta.Index]
+	return ok && m.sameState(meta)
+}
+
+// adopt notes that the log follows a snapshot.
+func (s *Snapshots) adopt(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.newest.Index <= index {
+		s.newest = s.files[index]
+	}
+}
+
+// durable notes that the log follows a snapshot on disk, and removes what is
+// older.
+func (s *Snapshots) durable(index uint64) error {
+	s.mu.Lock()
+	s.kept = max(s.kept, index)
+	s.mu.Unlock()
+	return s.dropOld()
+}
+
+// dropOld removes snapshots older than the one that the log follows on disk.
+func (s *Snapshots) dropOld() error {
+	s.mu.Lock()
+	var drop []string
+	for index := range s.files {
+		if index < s.kept {
+			drop = append(drop, filepath.Base(s.name(index)))
+			delete(s.files, index)
+		}
+	}
+	s.mu.Unlock()
+	return s.remove(drop)
+}
