@@ -90,6 +90,16 @@ func (c *Client) Reload(ctx context.Context) (ReloadResult, error) {
 	return call[ReloadResult](ctx, c, http.MethodPost, "/v1/reload", nil)
 }
 
+// Members asks for the members.
+func (c *Client) Members(ctx context.Context) (MemberList, error) {
+	return call[MemberList](ctx, c, http.MethodGet, "/v1/members", nil)
+}
+
+// ChangeMember changes the members and waits for it.
+func (c *Client) ChangeMember(ctx context.Context, r MemberRequest) (MemberResult, error) {
+	return call[MemberResult](ctx, c, http.MethodPost, "/v1/member", r)
+}
+
 // call sends one request. The error is *UnreachableError, *Error as the daemon
 // gave it, or that of a broken connection.
 func call[Out any](ctx context.Context, c *Client, verb, path string, in any) (Out, error) {

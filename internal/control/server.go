@@ -11,15 +11,19 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/holdfast-ha/holdfast/storage/audit"
 )
 
 // Limits of the socket.
 const (
 	socketMode        = 0o660
 	pathBytesMax      = 107 // sun_path without its final zero
-	connectionsMax    = 128
+	connectionsMax    = 1024
 	bodyBytesMax      = 64 << 10
 	headerBytesMax    = 16 << 10
 	readHeaderTimeout = 5 * time.Second
@@ -70,8 +74,9 @@ func Listen(o Options) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("set mode of control socket: %w", err), listener.Close(), os.Remove(o.Path))
 	}
 	s := &Server{path: o.Path, listener: newListener(listener, connectionsMax), file: file}
+	stopping, stop := context.WithCancel(context.Background())
 	s.http = &http.Server{
-		Handler:           handler(o.Backend, o.Logger, s.mayCall),
+		Handler:           newAPI(o.Backend, o.Logger, s.mayCall, stopping),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      failoverLimit + readTimeout,
@@ -80,17 +85,22 @@ func Listen(o Options) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 		ConnContext:       withCaller,
 	}
+	s.http.RegisterOnShutdown(stop) // ends the watches, which end by themselves never
 	return s, nil
 }
 
 // mayCall reads the socket's file again: an operator may have given it to a
 // group after the start.
 func (s *Server) mayCall(c Caller) bool {
+	self := uint32(os.Geteuid())
+	if owner(c, self) {
+		return true // whatever the file says: no need to look at it
+	}
 	file, err := os.Lstat(s.path)
 	if err != nil || !os.SameFile(file, s.file) {
 		file = s.file
 	}
-	return allowed(c, uint32(os.Geteuid()), file)
+	return allowed(c, self, file)
 }
 
 func removeStale(path string) error {
@@ -160,32 +170,100 @@ func (s *Server) remove() error {
 	return os.Remove(s.path)
 }
 
-// handler routes requests of callers that may call.
-func handler(b Backend, log *slog.Logger, may func(Caller) bool) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/v1/status", method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
+// api answers the requests of callers that may call.
+type api struct {
+	backend  Backend
+	log      *slog.Logger
+	may      func(Caller) bool
+	mux      *http.ServeMux
+	stopping context.Context // ends when the server is to stop
+	watches  chan struct{}   // one element a watch
+}
+
+func newAPI(b Backend, log *slog.Logger, may func(Caller) bool, stopping context.Context) *api {
+	a := &api{backend: b, log: log, may: may, mux: http.NewServeMux(), stopping: stopping, watches: make(chan struct{}, watchesMax)}
+	a.mux.Handle("/v1/status", method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
 		report, err := b.Status(r.Context())
 		return report.Normal(), err
 	}))
-	mux.Handle("/v1/failover", change(log, failoverLimit, b.Failover))
-	mux.Handle("/v1/maintenance", change(log, writeLimit, b.Maintenance))
-	mux.Handle("/v1/fence", change(log, writeLimit, needNode(b.Fence)))
-	mux.Handle("/v1/unfence", change(log, writeLimit, needNode(b.Unfence)))
-	mux.Handle("/v1/reload", change(log, writeLimit, func(ctx context.Context, _ struct{}) (ReloadResult, error) {
+	a.mux.Handle("/v1/failover", change(log, failoverLimit, b.Failover))
+	a.mux.Handle("/v1/maintenance", change(log, writeLimit, b.Maintenance))
+	a.mux.Handle("/v1/fence", change(log, writeLimit, needNode(b.Fence)))
+	a.mux.Handle("/v1/unfence", change(log, writeLimit, needNode(b.Unfence)))
+	a.mux.Handle("/v1/reload", change(log, writeLimit, func(ctx context.Context, _ struct{}) (ReloadResult, error) {
 		return b.Reload(ctx)
 	}))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, &Error{Code: NotFound, Message: "no such path: " + r.URL.Path, Hint: "see docs for the paths under /v1"})
+	a.mux.Handle("/v1/members", method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
+		list, err := b.Members(r.Context())
+		return list.normal(), err
+	}))
+	a.mux.Handle("/v1/member", change(log, memberLimit, needMember(b.ChangeMember)))
+	a.mux.HandleFunc("/v1/txn", a.txn)
+	a.mux.HandleFunc("/v1/audit", a.audit)
+	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		a.refuse(w, r, &Error{Code: NotFound, Message: "no such path: " + r.URL.Path, Hint: "see docs for the paths under /v1"})
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		caller, ok := CallerOf(r.Context())
-		if !ok || !may(caller) {
-			log.Warn("control socket: caller refused", "caller", caller.String())
-			fail(w, &Error{Code: Forbidden, Message: "only root, the daemon's user and the socket's group may call", Hint: "run it with sudo"})
-			return
+	return a
+}
+
+// ServeHTTP routes a request.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	caller, ok := CallerOf(r.Context())
+	if !ok || !a.may(caller) {
+		a.log.Warn("control socket: caller refused", "caller", caller.String())
+		fail(w, &Error{Code: Forbidden, Message: "only root, the daemon's user and the socket's group may call", Hint: "run it with sudo"})
+		return
+	}
+	switch {
+	case strings.HasPrefix(r.URL.Path, kvPath):
+		a.serveKV(w, r)
+	case strings.HasPrefix(r.URL.Path, watchPath):
+		a.watch(w, r)
+	default:
+		a.mux.ServeHTTP(w, r)
+	}
+}
+
+// audit streams the trail.
+func (a *api) audit(w http.ResponseWriter, r *http.Request) {
+	if !onlyMethods(w, r, http.MethodGet) {
+		return
+	}
+	var first string
+	_, err := readQuery(r.URL.RawQuery, map[string]*string{"from": &first})
+	var from uint64
+	if err == nil && first != "" {
+		if from, err = strconv.ParseUint(first, 10, 64); err != nil {
+			err = invalid("from=N", "from %q is not the number of a record", first)
 		}
-		mux.ServeHTTP(w, r)
-	})
+	}
+	var trail *audit.Trail
+	if err == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+		defer cancel()
+		trail, err = a.backend.Audit(ctx)
+	}
+	if err != nil {
+		a.refuse(w, r, err)
+		return
+	}
+	w.Header()["Content-Type"] = linesType
+	if err := trail.Export(w, from); err != nil {
+		a.log.Debug("audit trail not sent", "error", err) // its last line is missing: the caller can tell
+	}
+}
+
+// needMember refuses what no backend has to look at.
+func needMember(next func(context.Context, MemberRequest) (MemberResult, error)) func(context.Context, MemberRequest) (MemberResult, error) {
+	return func(ctx context.Context, r MemberRequest) (MemberResult, error) {
+		if r.Name == "" {
+			return MemberResult{}, invalid(`send {"op":"add","name":"NAME"}`, "name is missing")
+		}
+		if r.Op != "add" && r.Op != "remove" && r.Op != "replace" {
+			return MemberResult{}, invalid("add, remove or replace", "op %q is unknown", r.Op)
+		}
+		return next(ctx, r)
+	}
 }
 
 func needNode(next func(context.Context, NodeRequest) (NodeResult, error)) func(context.Context, NodeRequest) (NodeResult, error) {
@@ -251,6 +329,10 @@ func decode(body io.Reader, into any) error {
 			err = errors.New("more than one JSON value")
 		}
 	}
+	var known *Error
+	if errors.As(err, &known) {
+		return known
+	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return &Error{Code: TooLarge, Message: fmt.Sprintf("body larger than %d bytes", tooLarge.Limit)}
@@ -268,12 +350,19 @@ func fail(w http.ResponseWriter, e *Error) {
 
 func failWith(w http.ResponseWriter, code int, e *Error) { reply(w, code, envelope{Error: e}) }
 
+// Values of Content-Type, ready to be put into a header.
+var (
+	jsonType   = []string{"application/json"}
+	linesType  = []string{"application/x-ndjson"}
+	binaryType = []string{"application/octet-stream"}
+)
+
 func reply(w http.ResponseWriter, code int, body any) {
 	text, err := json.Marshal(body)
 	if err != nil {
 		code, text = http.StatusInternalServerError, []byte(`{"error":{"code":"internal","message":"encode answer","hint":""}}`)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header()["Content-Type"] = jsonType
 	w.WriteHeader(code)
 	_, _ = w.Write(append(text, '\n')) // the caller went away: nothing to tell it
 }
