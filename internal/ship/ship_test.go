@@ -72,12 +72,12 @@ func TestSlowLineIsNotFilledWithRepeats(t *testing.T) {
 }
 
 func TestLossesRepeatsAndRestarts(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range uint64(60) {
 		w := newWorld(t, seed, 1, 2)
 		w.drop, w.repeat = w.rng.Float64()*0.3, w.rng.Float64()*0.2
 		w.latency = time.Duration(w.rng.Int64N(int64(300 * time.Millisecond)))
 		w.diskTime = time.Duration(w.rng.Int64N(int64(20 * time.Millisecond)))
-		data := someBytes(1 + w.rng.IntN(4*mib))
+		data := someBytes(1 + w.rng.IntN(3*mib))
 		o, src := offerOf(2, 50, data), &source{data: data}
 		id := w.start(1, 2, o, src)
 		for range w.rng.IntN(5) {
