@@ -30,6 +30,7 @@ type cli struct {
 	Fence       fenceCmd       `cmd:"" help:"Make the others drop what a node sends."`
 	Unfence     unfenceCmd     `cmd:"" help:"Lift the fence of a node."`
 	Audit       auditCmd       `cmd:"" help:"Look at the trail of what was changed and by whom, and check it."`
+	Member      memberCmd      `cmd:"" help:"Show and change the members of the cluster."`
 	WAL         walCmd         `cmd:"" name:"wal" help:"Look at a log on disk, offline and read-only."`
 	Reload      reloadCmd      `cmd:"" help:"Make the daemon read its configuration again."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
