@@ -233,6 +233,24 @@ func TestWaitBetweenChanges(t *testing.T) {
 	}
 }
 
+// After a snapshot the voters before are unknown: those that this node knew
+// long ago are not asked for.
+func TestVotersBeforeASnapshotAreForgotten(t *testing.T) {
+	in := newData(three(), time.Minute)
+	in.Reported = map[uint64]uint64{3: 10}
+	pl := New(500 * time.Millisecond)
+	pl.Configured(5, []uint64{1, 2})
+	pl.Forget()
+	pl.Configured(10, in.Voters)
+	if d := pl.Decide(10*second, in); d.Until != 10*second+int64(500*time.Millisecond) {
+		t.Errorf("decision %+v", d)
+	}
+	in.Reported = nil // but those of now are
+	if d := pl.Decide(20*second, in); d.Change.Kind != 0 {
+		t.Errorf("nobody has applied it: %+v", d)
+	}
+}
+
 func accept(t *testing.T, in *Input, r Request) {
 	t.Helper()
 	r, err := Check(*in, r)

@@ -13,7 +13,7 @@ type Planner struct {
 	promise int64
 
 	index  uint64   // of the newest configuration
-	voters []uint64 // its voters, sorted
+	voters []uint64 // its voters, sorted; nil when forgotten
 	before []uint64 // voters of the one before, nil when unknown
 
 	majority int64 // since when a majority of voters has reported it, 0 = not yet
@@ -38,9 +38,10 @@ func (p *Planner) Configured(index uint64, voters []uint64) {
 	p.majority, p.settled = 0, 0
 }
 
-// Forget drops what is known of the configuration before the newest: this
-// node's state was replaced by a snapshot, and what lies between is unknown.
-func (p *Planner) Forget() { p.before = nil }
+// Forget drops what is known of voters: this node's state is replaced by a
+// snapshot, and the configurations that lie between are unknown. Call it before
+// Configured of the new state.
+func (p *Planner) Forget() { p.before, p.voters = nil, nil }
 
 // Lead says that this node begins to lead: what others have reported to the
 // leaders before is proven anew, and the wait of G4 begins with that.
@@ -57,7 +58,7 @@ func (p *Planner) Lead() { p.majority, p.settled = 0, 0 }
 // wait for them.
 func (p *Planner) wait(now int64, in *Input) (text string, until int64) {
 	p.Configured(in.ConfigIndex, in.Voters)
-	if lacking := in.lacking(p.voters); len(lacking) > 0 {
+	if lacking := in.lacking(in.Voters); len(lacking) > 0 {
 		p.majority, p.settled = 0, 0
 		return "a majority of the voters has yet to apply the last change: " + strings.Join(lacking, ", "), 0
 	}
