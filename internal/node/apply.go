@@ -23,14 +23,21 @@ func (w *worker) raftTurn(now int64) {
 			return
 		}
 		for _, m := range out.Messages {
-			if p := w.peerByID(m.To); p != nil {
+			if p := w.peerByID(m.To); p != nil && p.id() == m.To {
 				w.sendRaft(p, m.Data)
+			} else {
+				w.raft.Unreachable(m.To)
 			}
+		}
+		w.shipSnapshots(now, out.Snapshots)
+		if out.Restored != nil {
+			w.restored(now, *out.Restored)
 		}
 		for _, e := range out.Committed {
 			w.apply(now, e)
 			w.link.Beat() // a long log is no hang
 		}
+		w.settle(now, out.Reads)
 		if w.replayTo != 0 && !w.catchingUp() {
 			w.caughtUp(now)
 		}
@@ -39,6 +46,19 @@ func (w *worker) raftTurn(now int64) {
 			return
 		}
 	}
+}
+
+// settle lets readers see what was applied, and answers those who waited for
+// it: first the view, then the answers, so that whoever was told that a write
+// is done finds it.
+func (w *worker) settle(now int64, confirmed []quorum.Read) {
+	if w.dataChanged {
+		w.dataChanged = false
+		w.publishView()
+	}
+	w.answerWrites(now)
+	w.readsConfirmed(confirmed)
+	w.answerReads()
 }
 
 // apply changes the state by one committed entry and tells all who depend on
@@ -62,18 +82,25 @@ func (w *worker) apply(now int64, e quorum.Entry) {
 		return
 	}
 	switch op := result.Command.Op.(type) {
+	case storage.Batch:
+		w.dataChanged = true
+		w.writesApplied(now, e.Index, e.Term, result.Data)
+	case storage.Expire:
+		w.dataChanged = w.dataChanged || result.Expired > 0
+	case storage.Checkpoint:
+		w.checkpoint(now, e.Index)
 	case storage.Assign:
 		w.assigned(now, e.Index, op)
 	case storage.Fence, storage.Unfence:
 		w.log.Warn("fences changed", "index", e.Index, "command", fmt.Sprintf("%+v", op))
 		w.fencesChanged()
 		w.tracker.SetMembers(w.placementMembers())
-	case storage.Maintenance:
+	case storage.Maintenance, storage.RemoveMember:
 		w.tracker.SetMembers(w.placementMembers())
 	case storage.SetGroups:
 		// Which address is in which group is part of what a request counts
 		// in (G4): from here on nobody is granted who has not applied it.
-		w.groupsIndex, w.groupsSettled = e.Index, 0
+		w.groupsSettled = 0
 		w.countersChanged()
 		w.groupsChanged(now)
 	}
@@ -142,13 +169,24 @@ func (w *worker) membershipChanged() {
 	}
 	w.raft.SetMembers(w.state.Members())
 	w.tracker.SetMembers(w.placementMembers())
+	w.confChanged()
+	conf, _ := w.state.Conf()
+	switch {
+	case conf.Contains(w.rid):
+		if w.stranger != "" {
+			w.log.Info("this node is in the configuration", "voter", conf.Voter(w.rid))
+		}
+		w.stranger = ""
+	case w.stranger == "":
+		w.setStranger("its own log")
+	}
 }
 
 // countersChanged tells voter and holder in which configuration they count
 // (G4): that of the members, or that of the groups if it is later.
 func (w *worker) countersChanged() {
 	conf, index := w.state.Conf()
-	index = max(index, w.groupsIndex)
+	index = max(index, w.state.GroupsIndex())
 	w.voter.AppliedConfig(index)
 	if len(conf.Outgoing) > 0 {
 		w.holder.SetVoters(index, conf.Voters, conf.Outgoing)
@@ -160,7 +198,7 @@ func (w *worker) countersChanged() {
 // configIndex is the index that beats and requests name (G4).
 func (w *worker) configIndex() uint64 {
 	_, index := w.state.Conf()
-	return max(index, w.groupsIndex)
+	return max(index, w.state.GroupsIndex())
 }
 
 func (w *worker) appliedIndex() uint64 {

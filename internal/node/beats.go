@@ -16,6 +16,7 @@ import (
 const (
 	healthy    uint8 = 0
 	impaired   uint8 = 1 // some group cannot be held here
+	slowDisk   uint8 = 100
 	cannotHold uint8 = 255
 )
 
@@ -145,6 +146,9 @@ func (w *worker) health() uint8 {
 	if w.self.Role == config.Witness || w.stopping && !w.holdsAny() {
 		return cannotHold // what is held yet is handed over, not taken away
 	}
+	if w.disk.slow {
+		return slowDisk
+	}
 	if faults > 0 {
 		return impaired
 	}
@@ -236,7 +240,7 @@ func (w *worker) refused(now int64, from uint64, r lease.Refusal) {
 	// may name this very worker.
 	if g := w.groupByID(r.Group); g != nil && r.Highest > g.applied && w.holder.Refused(from, r) {
 		w.log.Warn("releasing: a higher epoch exists", "group", g.name, "epoch", r.Epoch, "higher", r.Highest)
-		w.carryOut(now, g, g.tenure.Release(now))
+		w.release(now, g, "higher-epoch", fmt.Sprintf("epoch %d was shown", r.Highest))
 	}
 }
 
@@ -250,7 +254,7 @@ func (w *worker) showEpochs(now int64, b *transport.Beat) {
 		}
 		if held, ok := w.holder.Holding(g.id); ok && r.Epoch > held && r.Epoch > g.applied {
 			w.log.Warn("releasing: a higher epoch was applied elsewhere", "group", g.name, "epoch", held, "higher", r.Epoch)
-			w.carryOut(now, g, g.tenure.Release(now))
+			w.release(now, g, "higher-epoch", fmt.Sprintf("epoch %d was applied elsewhere", r.Epoch))
 		}
 	}
 }
@@ -298,6 +302,7 @@ func (w *worker) learn(now int64, n lease.Note) {
 		return
 	}
 	if p := w.peerByID(n.Node); p != nil {
+		w.recordEnd(now, p)
 		p.end(n.Incarnation)
 		w.voter.SetCloned(n.Node, false)
 	}
@@ -329,6 +334,7 @@ func (w *worker) order(now int64, o transport.Order) {
 		}
 	case transport.OrderRelease:
 		if _, epoch := g.tenure.State(); epoch == o.Epoch {
+			g.why, g.whyDetail = "switchover", ""
 			w.carryOut(now, g, g.tenure.Yield(now))
 		}
 	case transport.OrderCancel:

@@ -168,7 +168,7 @@ func (w *worker) adopt(now int64, first storage.FirstConfig, why string) {
 	if w.exit != nil {
 		return
 	}
-	w.log.Info("cluster founded", "cluster", fmt.Sprintf("%x", first.ID()), "reason", why)
+	w.log.Info("first configuration taken", "cluster", fmt.Sprintf("%x", first.ID()), "reason", why)
 	if err := w.startRaft(now); err != nil {
 		w.fail(err)
 		return
@@ -193,48 +193,58 @@ func (w *worker) giveFirst(name string) {
 	w.send(name, kindFirst, first.Encode())
 }
 
-// takeFirst takes a first configuration from a member. It counts only when it
-// names our own raft id: then we have said so ourselves, and no vote or grant
-// of ours under another one exists.
+// takeFirst takes a first configuration from a member. One that names our own
+// raft id is a founding that we have missed the end of; it counts, because then
+// we have said that id ourselves, and no vote or grant of ours under another
+// one exists. Any other is of a cluster that we are new in: we take it as what
+// its log begins with, and wait to be made a learner (F2).
 func (w *worker) takeFirst(now int64, name string, raw []byte) {
-	if w.raft != nil {
-		return
-	}
 	first, err := storage.DecodeFirst(raw)
 	if err != nil {
 		w.limited.Warn("first configuration refused", "member", name, "error", err)
 		return
 	}
-	mine := firstConfig(w.cfg)
-	for _, m := range first.Members {
-		if m.Name != w.cfg.Node.Name {
-			continue
+	if slices.ContainsFunc(first.Members, func(m storage.Member) bool { return m.Name == w.selfName && m.RaftID == w.rid }) {
+		if w.raft == nil {
+			w.takeFounding(now, name, first)
 		}
-		if m.RaftID != w.rid {
-			w.setStranger(name, m.RaftID)
-			return
-		}
-		for i := range mine.Members {
-			if j := slices.IndexFunc(first.Members, func(f storage.Member) bool { return f.Name == mine.Members[i].Name }); j >= 0 {
-				mine.Members[i].RaftID = first.Members[j].RaftID
-			}
-		}
-		if mine.Validate() != nil || mine.ID() != first.ID() {
-			w.limited.Warn("first configuration refused: it differs from this node's file", "member", name)
-			return
-		}
-		w.adopt(now, first, name+" has founded it with this node")
 		return
 	}
-	w.limited.Warn("first configuration refused: it does not list this node", "member", name)
+	if p := w.peers[name]; p == nil || !p.connected || p.hello.Empty || w.stageNow() == storage.Used {
+		return // nobody's cluster yet; it is founded when all are there
+	}
+	w.setStranger(name)
+	if have, ok := w.data.First(); ok && have.ID() == first.ID() {
+		return
+	}
+	w.adopt(now, first, name+" has it: this node is new in its cluster")
 }
 
-// setStranger is F2: the cluster knows this node under another raft id, so its
-// data directory is new or another one. It neither votes nor grants.
-func (w *worker) setStranger(by string, known uint64) {
+// takeFounding ends a founding that the others have ended already.
+func (w *worker) takeFounding(now int64, name string, first storage.FirstConfig) {
+	mine := firstConfig(w.cfg)
+	for i := range mine.Members {
+		if j := slices.IndexFunc(first.Members, func(f storage.Member) bool { return f.Name == mine.Members[i].Name }); j >= 0 {
+			mine.Members[i].RaftID = first.Members[j].RaftID
+		}
+	}
+	if mine.Validate() != nil || mine.ID() != first.ID() {
+		w.limited.Warn("first configuration refused: it differs from this node's file", "member", name)
+		return
+	}
+	w.adopt(now, first, name+" has founded it with this node")
+}
+
+// setStranger is F2: this node's raft id is not, or not yet, in the
+// configuration, because its data directory is new. It neither votes nor
+// grants, and asks nobody to found anything.
+func (w *worker) setStranger(by string) {
 	if w.stranger == "" {
-		w.log.Error("abstaining: the cluster knows this node under another raft id; its data directory is new or was replaced",
-			"told_by", by, "known", fmt.Sprintf("%x", known), "own", fmt.Sprintf("%x", w.rid))
+		w.log.Warn("joining: the cluster does not know this node's raft id; its data directory is new",
+			"told_by", by, "raft_id", hex64(w.rid))
+	}
+	if w.stranger == "" {
+		w.recordEvent(storage.Record{Kind: "recovery", Node: w.selfName, Cause: "joining", Detail: "raft id " + hex64(w.rid) + ", told by " + by})
 	}
 	w.stranger = by
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/lease"
 	"github.com/holdfast-ha/holdfast/internal/placement"
 	"github.com/holdfast-ha/holdfast/internal/tenure"
+	"github.com/holdfast-ha/holdfast/storage"
 	"github.com/holdfast-ha/holdfast/vip"
 )
 
@@ -31,6 +33,8 @@ type group struct {
 	// declinedAt is since when this node says that it declined, 0 = it does not.
 	declinedAt int64
 	cause      string // of the present tenure, for hooks
+	// why is why the group is being let go of, for the audit trail.
+	why, whyDetail string
 }
 
 // next is when the group has something to do.
@@ -62,10 +66,10 @@ func (w *worker) groupsTurn(now int64) {
 			if w.gateLost != "" {
 				w.clearUngated(g)
 			}
-			w.carryOut(now, g, g.tenure.Release(now))
+			w.release(now, g, "impossible", g.fault)
 		case state == tenure.Holding && w.deaf(now, g):
 			w.log.Error("releasing: no majority has acknowledged for a promise", "group", g.name, "epoch", epoch)
-			w.carryOut(now, g, g.tenure.Release(now))
+			w.release(now, g, "deaf", "no majority has acknowledged for a promise")
 		}
 		if w.gateLost != "" && state != tenure.Holding && g.tenure.Active() {
 			w.clearUngated(g)
@@ -88,6 +92,7 @@ func (w *worker) forgetDeclined(now int64, g *group, state tenure.State) {
 		g.declinedAt = 0
 	case g.declinedAt == 0:
 		g.declinedAt = now
+		w.recordEvent(storage.Record{Kind: "declined", Node: w.selfName, Group: g.name, Epoch: g.applied, Cause: "declined", Detail: g.fault})
 	case now-g.declinedAt > int64(declinedMemory):
 		w.carryOut(now, g, g.tenure.Release(now))
 	}
@@ -193,7 +198,7 @@ func (w *worker) carryOut(now int64, g *group, steps []tenure.Step) {
 func (w *worker) beginRequests(now int64, g *group, epoch uint64) {
 	if err := w.holder.Begin(g.id, epoch); err != nil {
 		w.log.Error("epoch cannot be held", "group", g.name, "epoch", epoch, "error", err)
-		w.carryOut(now, g, g.tenure.Release(now))
+		w.release(now, g, "epoch-refused", err.Error())
 		return
 	}
 	w.beatNow = true
@@ -223,6 +228,12 @@ func (w *worker) closeGate(g *group) {
 	}
 }
 
+// release lets go of a group and says why in the audit trail.
+func (w *worker) release(now int64, g *group, why, detail string) {
+	g.why, g.whyDetail = why, detail
+	w.carryOut(now, g, g.tenure.Release(now))
+}
+
 // sendRelease signs and spreads the note (G5); the gate was closed and read
 // back a NoteDelay ago.
 func (w *worker) sendRelease(now int64, g *group, epoch uint64) {
@@ -240,6 +251,8 @@ func (w *worker) sendRelease(now int64, g *group, epoch uint64) {
 	w.notes.put(now, raw, note)
 	w.mesh.SendNote(raw[:])
 	w.log.Info("released", "group", g.name, "epoch", epoch)
+	w.recordEvent(storage.Record{Kind: "release", Node: w.selfName, Group: g.name, Epoch: epoch, Cause: cmp.Or(g.why, "superseded"), Detail: g.whyDetail})
+	g.why, g.whyDetail = "", ""
 	w.learn(now, note)
 	w.beatNow = true
 }
@@ -294,6 +307,7 @@ func (w *worker) releaseAll(now int64, why string) {
 		if w.gateLost != "" && g.tenure.Active() {
 			w.clearUngated(g)
 		}
+		g.why, g.whyDetail = "stop", why
 		steps := g.tenure.Release(now)
 		if len(steps) > 0 {
 			w.log.Warn("releasing", "group", g.name, "reason", why)

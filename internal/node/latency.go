@@ -11,13 +11,14 @@ import (
 type latencies struct {
 	mu   sync.Mutex
 	ring [256]time.Duration
+	ends [256]int64 // boottime of their ends
 	n    int
 }
 
-func (l *latencies) add(d time.Duration) {
+func (l *latencies) add(now int64, d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ring[l.n%len(l.ring)] = d
+	l.ring[l.n%len(l.ring)], l.ends[l.n%len(l.ring)] = d, now
 	l.n++
 }
 
@@ -33,9 +34,22 @@ func (l *latencies) p99() time.Duration {
 	return sorted[(len(sorted)*99-1)/100]
 }
 
+// longer counts the syncs of the time since that took longer than the limit.
+func (l *latencies) longer(since int64, limit time.Duration) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for i := range min(l.n, len(l.ring)) {
+		if l.ends[i] >= since && l.ring[i] > limit {
+			n++
+		}
+	}
+	return n
+}
+
 // synced is called by the log's writer after each sync.
 func (w *worker) synced(_ int, _ int, took time.Duration) {
-	w.fsyncs.add(took)
+	w.fsyncs.add(w.clk.Boottime(), took)
 	w.metrics.ObserveFsync(took)
 }
 

@@ -77,7 +77,7 @@ func (w *worker) views(now int64) []placement.GroupView {
 }
 
 // leads tells whether this node is the raft leader.
-func (w *worker) leads(now int64) bool { return w.raft.Status(now).Role == "leader" }
+func (w *worker) leads(int64) bool { return w.raft.Leads() }
 
 // lead does what only the leader does: it asks placement and carries out the
 // answer.
@@ -90,6 +90,8 @@ func (w *worker) lead(now int64) {
 			r.done(now, reply{Error: errLeadershipMoved})
 		}
 		w.regroups = nil
+		w.comparing = nil
+		w.loseMemberAsk(now)
 		return
 	}
 	for _, cmd := range w.decide(now) {
@@ -103,6 +105,9 @@ func (w *worker) lead(now int64) {
 	}
 	w.switchTurn(now)
 	w.settleTurn(now)
+	w.membersTurn(now)
+	w.expireTurn(now)
+	w.checkpointTurn(now)
 }
 
 // decide turns placement's actions into commands, and into orders for the next
@@ -114,7 +119,7 @@ func (w *worker) decide(now int64) []storage.Command {
 		w.log.Info("placement", "action", a.Kind.String(), "node", w.nameOf(a.Node), "group", a.Group, "epoch", a.Epoch, "cause", a.Cause)
 		switch a.Kind {
 		case placement.Assign:
-			out = append(out, storage.Command{At: at, Op: storage.Assign{
+			out = append(out, storage.Command{At: at, Actor: w.switchActor(a), Op: storage.Assign{
 				Group: a.Group, Node: a.Node, Incarnation: a.Incarnation, Prev: a.Prev, Cause: string(a.Cause), From: a.From,
 				Notes: w.notes.about(now, a.From, w.incarnationOf(a), a.Group, a.Prev),
 			}})
@@ -131,6 +136,16 @@ func (w *worker) decide(now int64) []storage.Command {
 		}
 	}
 	return out
+}
+
+// switchActor names who asked for the switchover that an Assign ends.
+func (w *worker) switchActor(a placement.Action) string {
+	for _, s := range w.switches {
+		if s.group == a.Group && a.Cause == placement.CauseOperator {
+			return s.actor
+		}
+	}
+	return ""
 }
 
 // incarnationOf is the worker that an Assign replaces.

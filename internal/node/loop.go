@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/guard"
+	"github.com/holdfast-ha/holdfast/storage"
 	"github.com/holdfast-ha/holdfast/vip"
 )
 
@@ -114,7 +115,7 @@ func (w *worker) turn(now int64) {
 // raftParts is the turn of everything that exists from the founding on. Each
 // part may find that the worker must end, and then nothing more is done.
 func (w *worker) raftParts(now int64) {
-	for _, part := range []func(int64){w.raftTurn, w.lead, w.raftTurn, w.groupsTurn} {
+	for _, part := range []func(int64){w.raftTurn, w.lead, w.dataTurn, w.raftTurn, w.groupsTurn} {
 		part(now)
 		if w.exit != nil {
 			return
@@ -123,6 +124,16 @@ func (w *worker) raftParts(now int64) {
 	if now >= w.nextBeat || w.beatNow {
 		w.sendBeats(now)
 	}
+}
+
+// dataTurn is what the buckets and their disk need.
+func (w *worker) dataTurn(now int64) {
+	w.writesTurn(now)
+	w.readsTurn(now)
+	w.diskTurn(now)
+	w.snapshotTurn(now)
+	w.shipTurn(now)
+	w.eventsTurn(now)
 }
 
 // shortenPromise stores a promise that is shorter than the one of the run
@@ -187,6 +198,13 @@ func (w *worker) guardEvent(now int64, e guard.Event) {
 	case guard.Reload:
 		w.reloadByGuard()
 	case guard.GateState:
+		if e.OK != (w.gateLost == "") {
+			cause := "attached"
+			if !e.OK {
+				cause = "lost"
+			}
+			w.recordEvent(storage.Record{Kind: "gate", Node: w.selfName, Cause: cause, Detail: e.Text})
+		}
 		w.gateLost = ""
 		w.ungated.Store(!e.OK)
 		if !e.OK {

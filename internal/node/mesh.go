@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/lease"
 	"github.com/holdfast-ha/holdfast/internal/transport"
 )
@@ -16,6 +17,12 @@ const (
 	kindFirst uint8 = 2 // first configuration
 	kindAsk   uint8 = 3 // operation for the leader, JSON
 	kindReply uint8 = 4 // its answer, JSON
+
+	kindWrites  uint8 = 5 // requests to the buckets, for the leader
+	kindWritten uint8 = 6 // their answers
+	kindHash    uint8 = 7 // hash of the state at a checkpoint, for the leader
+	kindRejoin  uint8 = 8 // its verdict on a state that differs
+	kindShip    uint8 = 9 // a snapshot on its way; pieces of it on the bulk connection
 )
 
 // clusterSize is the length of a cluster id, which stands before every beat.
@@ -29,14 +36,18 @@ const raftHeader = clusterSize + 8
 // tell much sooner when a member is gone.
 const pingInterval = 300 * time.Millisecond
 
-func (w *worker) openMesh() error {
-	members := make([]transport.Member, 0, len(w.cfg.Members))
-	for _, m := range w.cfg.Members {
+func meshMembers(c *config.Config) []transport.Member {
+	members := make([]transport.Member, 0, len(c.Members))
+	for _, m := range c.Members {
 		members = append(members, transport.Member{Name: m.Name, PublicKey: m.PublicKey[:], Addresses: m.Addresses})
 	}
+	return members
+}
+
+func (w *worker) openMesh() error {
 	var err error
 	w.mesh, err = transport.New(transport.Config{
-		Self: w.selfName, Key: w.key, Members: members, Hello: w.hello, Handler: inlet{w},
+		Self: w.selfName, Key: w.key, Members: meshMembers(w.cfg), Hello: w.hello, Handler: inlet{w},
 		NoteSize: lease.NoteSize, Logger: w.log, PingInterval: pingInterval,
 	})
 	if err != nil {
@@ -88,7 +99,7 @@ func (i inlet) OnPeer(e transport.PeerEvent) {
 }
 
 // peerEvent takes the start or end of a control connection.
-func (w *worker) peerEvent(_ int64, e transport.PeerEvent) {
+func (w *worker) peerEvent(now int64, e transport.PeerEvent) {
 	p, ok := w.peers[e.Peer]
 	if !ok {
 		return
@@ -102,13 +113,18 @@ func (w *worker) peerEvent(_ int64, e transport.PeerEvent) {
 		return
 	}
 	w.log.Info("control connection up", "member", e.Peer, "version", e.Hello.Binary)
+	if p.hello.RaftID != e.Hello.RaftID || !p.helloed {
+		p.since = now
+	}
 	p.hello, p.helloed = e.Hello, true
 	if w.raft == nil {
 		return
 	}
+	w.shipActs(now, w.shipping.sender.Connected(now, p.id()))
+	w.members.next = 0
 	w.beatNow = true // the first beats end the silence of a peer that was away
 	if p.raftID != 0 && e.Hello.RaftID != p.raftID {
-		w.log.Error("member has a new data directory: it does not vote until it is replaced (F2)", "member", e.Peer)
+		w.log.Warn("member has a new data directory: it does not vote until it is filled (F2)", "member", e.Peer)
 	}
 	w.giveFirst(e.Peer)
 }
@@ -123,6 +139,16 @@ func (w *worker) message(now int64, name string, kind uint8, payload []byte) {
 		w.takeAsk(now, name, payload)
 	case kindReply:
 		w.takeReply(now, name, payload)
+	case kindWrites:
+		w.takeWrites(now, name, payload)
+	case kindWritten:
+		w.takeWritten(now, name, payload)
+	case kindHash:
+		w.takeHash(name, payload)
+	case kindRejoin:
+		w.takeRejoin(now, name, payload)
+	case kindShip:
+		w.takeShip(now, name, payload)
 	default:
 		w.limited.Warn("message of unknown kind", "member", name, "kind", kind)
 	}
@@ -138,17 +164,17 @@ func (w *worker) sendRaft(p *peer, data []byte) {
 	frame = binary.BigEndian.AppendUint64(frame, w.inc)
 	frame = append(frame, data...)
 	if err := w.send(p.member.Name, kindRaft, frame); err != nil {
-		w.raft.Unreachable(p.raftID)
+		w.raft.Unreachable(p.id())
 	}
 }
 
 func (w *worker) takeRaft(now int64, name string, frame []byte) {
 	p := w.peers[name]
-	if w.raft == nil || p == nil || p.raftID == 0 || len(frame) < raftHeader || [clusterSize]byte(frame) != w.notes.cluster {
+	if w.raft == nil || p == nil || p.id() == 0 || len(frame) < raftHeader || [clusterSize]byte(frame) != w.notes.cluster {
 		return
 	}
 	incarnation := binary.BigEndian.Uint64(frame[clusterSize:])
-	if err := w.raft.Step(now, p.raftID, incarnation, frame[raftHeader:]); err != nil {
+	if err := w.raft.Step(now, p.id(), incarnation, frame[raftHeader:]); err != nil {
 		w.limited.Warn("raft message refused", "member", name, "error", err)
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,8 @@ const (
 	opFence       = "fence"
 	opUnfence     = "unfence"
 	opGroups      = "groups"
+	opMember      = "member"
+	opRecord      = "record"
 )
 
 // failoverAsk moves one group. From, when set, must still hold it.
@@ -33,20 +36,22 @@ type failoverAsk struct {
 }
 
 type maintenanceAsk struct {
-	Node  string `json:"node"`
-	On    bool   `json:"on"`
-	Actor string `json:"actor"`
+	Node string `json:"node"`
+	On   bool   `json:"on"`
 }
 
 type nodeAsk struct {
 	Node string `json:"node"`
 }
 
-// ask travels to the leader.
+// ask travels to the leader. Actor is who asked on the member that sends it,
+// "" for the member itself.
 type ask struct {
-	ID   uint64          `json:"id"`
-	Op   string          `json:"op"`
-	Body json.RawMessage `json:"body"`
+	ID    uint64          `json:"id"`
+	Op    string          `json:"op"`
+	Actor string          `json:"actor,omitempty"`
+	From  string          `json:"-"` // member that sent it
+	Body  json.RawMessage `json:"body"`
 }
 
 // reply travels back.
@@ -70,7 +75,7 @@ type waiting struct {
 }
 
 // ask puts an operation to the leader; done is called once, in the loop.
-func (w *worker) ask(now int64, op string, body any, done func(int64, reply)) {
+func (w *worker) ask(now int64, op, actor string, body any, done func(int64, reply)) {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		done(now, reply{Error: &control.Error{Code: control.Internal, Message: err.Error()}})
@@ -81,7 +86,7 @@ func (w *worker) ask(now int64, op string, body any, done func(int64, reply)) {
 		return
 	}
 	if w.leads(now) {
-		w.execute(now, op, raw, done)
+		w.execute(now, ask{Op: op, Actor: actor, From: w.selfName, Body: raw}, done)
 		return
 	}
 	p := w.peerByID(w.raft.Status(now).Leader)
@@ -92,7 +97,7 @@ func (w *worker) ask(now int64, op string, body any, done func(int64, reply)) {
 		return
 	}
 	w.askID++
-	out, err := json.Marshal(ask{ID: w.askID, Op: op, Body: raw})
+	out, err := json.Marshal(ask{ID: w.askID, Op: op, Actor: actor, Body: raw})
 	if err == nil {
 		err = w.send(p.member.Name, kindAsk, out)
 	}
@@ -143,7 +148,8 @@ func (w *worker) takeAsk(now int64, from string, raw []byte) {
 		respond(now, reply{Error: &control.Error{Code: control.NoQuorum, Message: "asked a member that does not lead any more", Hint: "try again"}})
 		return
 	}
-	w.execute(now, a.Op, a.Body, respond)
+	a.Actor, a.From = clip(a.Actor, storage.MaxActor), from
+	w.execute(now, a, respond)
 }
 
 // expireAsks gives up on answers that did not come: the outcome is unknown.
@@ -163,52 +169,66 @@ func (w *worker) expireAsks(now int64) {
 }
 
 // execute does an operation as leader.
-func (w *worker) execute(now int64, op string, body json.RawMessage, done func(int64, reply)) {
+func (w *worker) execute(now int64, q ask, done func(int64, reply)) {
 	refuse := func(code control.Code, hint, format string, args ...any) {
 		done(now, reply{Error: &control.Error{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}})
 	}
-	switch op {
+	read := func(into any) bool {
+		if err := json.Unmarshal(q.Body, into); err != nil {
+			refuse(control.Invalid, "", "read request: %v", err)
+			return false
+		}
+		return true
+	}
+	switch q.Op {
 	case opFailover:
 		var a failoverAsk
-		if err := json.Unmarshal(body, &a); err != nil {
-			refuse(control.Invalid, "", "read request: %v", err)
-			return
+		if read(&a) {
+			w.beginSwitch(now, q.Actor, a, done)
 		}
-		w.beginSwitch(now, a, done)
 	case opMaintenance:
 		var a maintenanceAsk
-		if err := json.Unmarshal(body, &a); err != nil {
-			refuse(control.Invalid, "", "read request: %v", err)
-			return
+		if read(&a) {
+			w.proposeFor(now, q.Actor, a.Node, done, func(id uint64) storage.Op { return storage.Maintenance{Node: id, On: a.On} })
 		}
-		w.proposeFor(now, a.Node, done, func(id uint64) storage.Op {
-			return storage.Maintenance{Node: id, On: a.On, Actor: a.Actor}
-		})
 	case opFence, opUnfence:
 		var a nodeAsk
-		if err := json.Unmarshal(body, &a); err != nil {
-			refuse(control.Invalid, "", "read request: %v", err)
+		if !read(&a) {
 			return
 		}
-		w.proposeFor(now, a.Node, done, func(id uint64) storage.Op {
-			if op == opFence {
+		w.proposeFor(now, q.Actor, a.Node, done, func(id uint64) storage.Op {
+			if q.Op == opFence {
 				return storage.Fence{Node: id, Operator: true}
 			}
 			return storage.Unfence{Node: id, Operator: true}
 		})
 	case opGroups:
 		var groups []storage.Group
-		if err := json.Unmarshal(body, &groups); err != nil {
-			refuse(control.Invalid, "", "read request: %v", err)
+		if !read(&groups) {
 			return
 		}
 		if len(w.regroups) >= maxAsks {
 			refuse(control.NoQuorum, "try again", "too many changes of groups wait")
 			return
 		}
-		w.regroups = append(w.regroups, regroup{groups: groups, until: now + int64(proposalLimit), done: done})
+		w.regroups = append(w.regroups, regroup{groups: groups, actor: q.Actor, until: now + int64(proposalLimit), done: done})
+	case opMember:
+		var a memberAsk
+		if read(&a) {
+			w.changeMember(now, q.Actor, a, done)
+		}
+	case opRecord:
+		var r storage.Record
+		if !read(&r) {
+			return
+		}
+		if !w.mayRecord(q.From, r) {
+			refuse(control.Forbidden, "", "event %q of %s is not for %s to record", r.Kind, r.Node, q.From)
+			return
+		}
+		w.propose(now, q.Actor, r, func(now int64, index uint64, _ string) { w.respondIndex(now, r.Node, index, "", done) }, done)
 	default:
-		refuse(control.Invalid, "the members run different versions", "operation %q is not known to the leader", op)
+		refuse(control.Invalid, "the members run different versions", "operation %q is not known to the leader", q.Op)
 	}
 }
 
@@ -225,8 +245,8 @@ type proposal struct {
 }
 
 // propose proposes op and calls applied once it was.
-func (w *worker) propose(now int64, op storage.Op, applied func(int64, uint64, string), done func(int64, reply)) {
-	data, err := storage.Command{At: time.Now().UnixNano(), Op: op}.Encode()
+func (w *worker) propose(now int64, actor string, op storage.Op, applied func(int64, uint64, string), done func(int64, reply)) {
+	data, err := storage.Command{At: time.Now().UnixNano(), Actor: actor, Op: op}.Encode()
 	if err != nil {
 		done(now, reply{Error: &control.Error{Code: control.Invalid, Message: err.Error()}})
 		return
@@ -254,6 +274,7 @@ var errLeadershipMoved = &control.Error{
 // settled.
 type regroup struct {
 	groups []storage.Group
+	actor  string
 	until  int64
 	done   func(int64, reply)
 }
@@ -284,7 +305,7 @@ func (w *worker) settleTurn(now int64) {
 			continue
 		}
 		settled = false
-		w.propose(now, storage.SetGroups{Groups: r.groups}, func(now int64, index uint64, ignored string) {
+		w.propose(now, r.actor, storage.SetGroups{Groups: r.groups}, func(now int64, index uint64, ignored string) {
 			if ignored != "" {
 				r.done(now, reply{Error: &control.Error{
 					Code: control.PreconditionFailed, Message: "groups not changed: " + ignored, Hint: "the configuration in force is kept",
@@ -303,7 +324,7 @@ func (w *worker) appliedByMajority() bool {
 	n := 0
 	for _, id := range conf.Voters {
 		p := w.peerByID(id)
-		if id == w.rid || p != nil && p.beat != nil && p.beat.Config >= w.groupsIndex {
+		if id == w.rid || p != nil && p.beat != nil && p.beat.Config >= w.state.GroupsIndex() {
 			n++
 		}
 	}
@@ -326,13 +347,13 @@ func (w *worker) answered(now int64, index, term uint64, ignored string) {
 }
 
 // proposeFor proposes a command about one named member.
-func (w *worker) proposeFor(now int64, name string, done func(int64, reply), op func(uint64) storage.Op) {
+func (w *worker) proposeFor(now int64, actor, name string, done func(int64, reply), op func(uint64) storage.Op) {
 	m, ok := w.state.MemberByName(name)
 	if !ok {
 		done(now, reply{Error: &control.Error{Code: control.NotFound, Message: fmt.Sprintf("no member is called %q", name), Hint: "holdfast status"}})
 		return
 	}
-	w.propose(now, op(m.RaftID), func(now int64, index uint64, ignored string) {
+	w.propose(now, actor, op(m.RaftID), func(now int64, index uint64, ignored string) {
 		w.respondIndex(now, name, index, ignored, done)
 	}, done)
 }
@@ -353,13 +374,14 @@ func (w *worker) respondIndex(now int64, name string, index uint64, ignored stri
 // switching is a planned switchover that somebody waits for.
 type switching struct {
 	group uint16
+	actor string
 	began int64
 	until int64
 	done  func(int64, reply)
 }
 
 // beginSwitch begins a planned switchover (A5).
-func (w *worker) beginSwitch(now int64, a failoverAsk, done func(int64, reply)) {
+func (w *worker) beginSwitch(now int64, actor string, a failoverAsk, done func(int64, reply)) {
 	refuse := func(code control.Code, hint, format string, args ...any) {
 		done(now, reply{Error: &control.Error{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}})
 	}
@@ -393,7 +415,10 @@ func (w *worker) beginSwitch(now int64, a failoverAsk, done func(int64, reply)) 
 		refuse(control.PreconditionFailed, "", "too many switchovers wait")
 		return
 	}
-	w.switches = append(w.switches, switching{group: g.id, began: now, until: now + int64(askLimit), done: done})
+	if actor != "" {
+		w.recordEventOf(actor, storage.Record{Kind: "operator", Node: w.selfName, Group: g.name, Cause: "failover", Detail: "to " + cmp.Or(a.To, "the best")})
+	}
+	w.switches = append(w.switches, switching{group: g.id, actor: actor, began: now, until: now + int64(askLimit), done: done})
 }
 
 // switchTurn answers who waits for a switchover that has ended.
@@ -403,6 +428,7 @@ func (w *worker) switchTurn(now int64) {
 		st, ok := w.tracker.SwitchStatus(s.group)
 		switch {
 		case ok && st.Stage == placement.SwitchFailed:
+			w.recordEventOf(s.actor, storage.Record{Kind: "operator", Node: w.selfName, Group: w.groupName(s.group), Cause: "failover-failed", Detail: st.Reason})
 			s.done(now, reply{Error: &control.Error{Code: control.PreconditionFailed, Message: st.Reason, Hint: "holdfast status"}})
 		case ok && st.Stage == placement.SwitchDone:
 			s.done(now, w.switchResult(s.group, st))
@@ -441,9 +467,10 @@ func (b backend) Status(context.Context) (status.Report, error) {
 // call puts an operation to the leader, by way of the loop, and waits.
 func call[Out any](ctx context.Context, w *worker, op string, body any) (Out, error) {
 	var out Out
+	who := actor(ctx, w.selfName)
 	answer := make(chan reply, 1)
 	if !w.post(func(now int64) {
-		w.ask(now, op, body, func(_ int64, r reply) { answer <- r })
+		w.ask(now, op, who, body, func(_ int64, r reply) { answer <- r })
 	}) {
 		return out, &control.Error{Code: control.NoQuorum, Message: "this node is overloaded", Hint: "try again"}
 	}
@@ -473,7 +500,7 @@ func (b backend) Maintenance(ctx context.Context, r control.MaintenanceRequest) 
 	if r.Node == "" {
 		r.Node = b.w.selfName
 	}
-	return call[control.NodeResult](ctx, b.w, opMaintenance, maintenanceAsk{Node: r.Node, On: r.On, Actor: actor(ctx)})
+	return call[control.NodeResult](ctx, b.w, opMaintenance, maintenanceAsk{Node: r.Node, On: r.On})
 }
 
 // Fence shuts a node out until it is unfenced by hand (A6).
@@ -486,10 +513,11 @@ func (b backend) Unfence(ctx context.Context, r control.NodeRequest) (control.No
 	return call[control.NodeResult](ctx, b.w, opUnfence, nodeAsk(r))
 }
 
-// actor names who asks, for history.
-func actor(ctx context.Context) string {
+// actor names who asks, for the audit trail: the caller as the kernel knows
+// it, and the member whose socket it used.
+func actor(ctx context.Context, node string) string {
 	if c, ok := control.CallerOf(ctx); ok {
-		return c.String()
+		return c.String() + " on " + node
 	}
 	return ""
 }

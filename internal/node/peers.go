@@ -16,6 +16,7 @@ type peer struct {
 	hello     transport.Hello
 	helloed   bool // hello is of a connection that is up, or was
 	connected bool
+	since     int64 // boottime since when it shows the raft id of hello
 
 	incarnation uint64
 	sequence    uint64
@@ -28,6 +29,16 @@ type peer struct {
 	former     map[uint64]uint64
 	cloneUntil int64
 	over       map[uint64]bool
+}
+
+// id is the raft id under which the member speaks: that of its live
+// connection, which may be ahead of what was applied here, else the committed
+// one.
+func (p *peer) id() uint64 {
+	if p.connected && p.hello.RaftID != 0 {
+		return p.hello.RaftID
+	}
+	return p.raftID
 }
 
 // maxFormer bounds the incarnations remembered of one peer.

@@ -1,13 +1,16 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/control"
@@ -50,8 +53,9 @@ func (b backend) Reload(ctx context.Context) (control.ReloadResult, error) {
 		}
 		return control.ReloadResult{}, &control.Error{Code: control.Invalid, Message: err.Error(), Hint: "the configuration in force is kept"}
 	}
+	who := actor(ctx, w.selfName)
 	answer := make(chan reloadAnswer, 1)
-	if !w.post(func(now int64) { w.applyConfig(now, next, func(a reloadAnswer) { answer <- a }) }) {
+	if !w.post(func(now int64) { w.applyConfig(now, who, next, func(a reloadAnswer) { answer <- a }) }) {
 		return control.ReloadResult{}, &control.Error{Code: control.NoQuorum, Message: "this node is overloaded", Hint: "try again"}
 	}
 	select {
@@ -82,7 +86,7 @@ func (w *worker) reloadByGuard() {
 }
 
 // applyConfig applies what changed, in the loop.
-func (w *worker) applyConfig(now int64, next *config.Config, done func(reloadAnswer)) {
+func (w *worker) applyConfig(now int64, who string, next *config.Config, done func(reloadAnswer)) {
 	changes := config.Diff(w.cfg, next)
 	var result control.ReloadResult
 	for _, c := range changes {
@@ -101,6 +105,9 @@ func (w *worker) applyConfig(now int64, next *config.Config, done func(reloadAns
 			done(reloadAnswer{err: err})
 			return
 		}
+		if len(changes) > 0 {
+			w.recordEventOf(cmp.Or(who, "SIGHUP on "+w.selfName), storage.Record{Kind: "operator", Node: w.selfName, Cause: "reload", Detail: keysOf(changes)})
+		}
 		done(reloadAnswer{result: result})
 	}
 	groups := w.changedGroups(next)
@@ -112,7 +119,7 @@ func (w *worker) applyConfig(now int64, next *config.Config, done func(reloadAns
 	// address is never in two.
 	before := w.cfg
 	w.cfg = withVIPs(w.cfg, next) // the interfaces of new addresses must be known when they are applied
-	w.ask(now, opGroups, groups, func(now int64, r reply) {
+	w.ask(now, opGroups, who, groups, func(now int64, r reply) {
 		if r.Error != nil {
 			w.cfg = before
 			done(reloadAnswer{err: r.Error})
@@ -120,6 +127,15 @@ func (w *worker) applyConfig(now int64, next *config.Config, done func(reloadAns
 		}
 		finish(now)
 	})
+}
+
+// keysOf names what changed, without values: some are secrets of their owners.
+func keysOf(changes []config.Change) string {
+	keys := make([]string, 0, len(changes))
+	for _, c := range changes {
+		keys = append(keys, c.Key)
+	}
+	return strings.Join(keys, " ")
 }
 
 // withVIPs is old with the addresses of both.
@@ -188,8 +204,13 @@ func (w *worker) useConfig(now int64, next *config.Config) error {
 	if _, err := keepGood(next, w.source); err != nil {
 		return err
 	}
+	if err := w.useMembers(next); err != nil {
+		return err
+	}
 	old := w.cfg
 	w.cfg = next
+	w.updateHello()
+	w.bucketsChanged()
 	if w.level != nil {
 		w.level.Set(next.Log.Level)
 	}
@@ -204,5 +225,40 @@ func (w *worker) useConfig(now int64, next *config.Config) error {
 		}
 	}
 	w.log.Info("configuration in force", "file", w.source)
+	return nil
+}
+
+// useMembers reaches the members that the new file lists. Who belongs to the
+// cluster is committed state, which no file changes.
+func (w *worker) useMembers(next *config.Config) error {
+	if reflect.DeepEqual(w.cfg.Members, next.Members) {
+		return nil
+	}
+	if err := w.mesh.SetMembers(meshMembers(next)); err != nil {
+		return fmt.Errorf("change members: %w", err)
+	}
+	listed := map[string]bool{}
+	for _, m := range next.Members {
+		listed[m.Name] = true
+		if m.Name == w.selfName {
+			continue
+		}
+		p := w.peers[m.Name]
+		if p == nil || p.member.PublicKey != m.PublicKey {
+			p = &peer{} // another machine
+			w.peers[m.Name] = p
+		}
+		p.member = m
+		if w.state != nil {
+			if c, ok := w.state.MemberByName(m.Name); ok {
+				p.raftID = c.RaftID
+			}
+		}
+	}
+	for name := range w.peers {
+		if !listed[name] {
+			delete(w.peers, name)
+		}
+	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/membership"
 	"github.com/holdfast-ha/holdfast/internal/status"
 	"github.com/holdfast-ha/holdfast/internal/tenure"
 	"github.com/holdfast-ha/holdfast/storage"
@@ -25,6 +26,8 @@ func (w *worker) publish(now int64) {
 	}
 	w.nextReport = now + int64(reportEvery)
 	w.expireAsks(now)
+	w.expireWrites(now)
+	w.expireReads(now)
 	r := w.reading1(now).Normal()
 	w.report.Store(&r)
 	if w.raft != nil {
@@ -99,7 +102,7 @@ func (w *worker) dropped(now int64) map[string]uint64 {
 	return counters
 }
 
-// stateHash is the hash of the state at an index, made once for each.
+// stateHash is the hash of the state at the applied index.
 func (w *worker) stateHash(applied uint64) string {
 	if w.hashOf != applied {
 		sum := w.state.Hash()
@@ -120,9 +123,7 @@ func (w *worker) connectedPeers() int {
 
 func (w *worker) role() status.Role {
 	switch {
-	case w.stranger != "":
-		return status.RoleAbstain
-	case w.raft == nil:
+	case w.raft == nil, w.stranger != "", w.learns():
 		return status.RoleJoining
 	case w.abstains():
 		return status.RoleAbstain
@@ -166,8 +167,12 @@ func (w *worker) reportMembers(now int64, r *status.Report) {
 				out.Applied, _ = w.state.Applied()
 			}
 		}
+		out.State = "absent"
 		if w.state != nil {
 			conf, _ := w.state.Conf()
+			if c, ok := w.state.MemberByName(m.Name); ok {
+				out.RaftID, out.State = hex64(c.RaftID), placeOf(conf, c.RaftID)
+			}
 			_, out.Fenced = w.state.Fenced(id)
 			_, out.Maintenance = w.state.Maintained(id)
 			out.Voter = slices.Contains(conf.Voters, id)
@@ -184,11 +189,22 @@ func (w *worker) reportRaft(now int64, r *status.Report) {
 		r.Leader = ""
 	}
 	stats := w.raftLog.Stats()
-	r.State = status.State{Applied: applied, Commit: s.Commit, Hash: w.stateHash(applied)}
+	r.State = status.State{Applied: applied, Commit: s.Commit, Hash: w.stateHash(applied), MaxBytes: w.cfg.State.MaxBytes}
+	if meta, ok := w.snaps.Newest(); ok {
+		r.State.Snapshot = meta.Index
+	}
+	if p := w.view.Load(); p != nil {
+		r.State.Bytes, r.State.Keys, r.State.Revision = p.view.Bytes(), p.view.Keys(), p.view.Rev()
+	}
+	if scrub := w.disk.scrub.Load(); scrub != nil {
+		r.State.Scrubbed = &scrub.at
+	}
+	r.State.Audit, _ = w.state.Trail().Head()
 	r.WAL = status.WAL{
 		Bytes: stats.Bytes, Segments: stats.Segments, Verdict: strings.ToLower(w.recovery.Verdict.String()),
-		FsyncP99Ms: millis(w.fsyncs.p99()),
+		FsyncP99Ms: millis(w.fsyncs.p99()), Blocked: w.disk.why, Slow: w.disk.slow,
 	}
+	r.Membership = w.reportMembership()
 	for _, p := range s.Peers {
 		for i := range r.Members {
 			if m := &r.Members[i]; m.Name == w.nameOf(p.Node) {
@@ -208,12 +224,35 @@ func (w *worker) reportRaft(now int64, r *status.Report) {
 	r.Identity.Founded = true
 	cluster := w.state.Cluster()
 	r.Identity.ClusterID = hex.EncodeToString(cluster[:])
-	for _, f := range w.state.History() {
+	for _, e := range w.state.Trail().Last(storage.EventAssign, storage.MaxHistory) {
 		r.Failovers = append(r.Failovers, status.Failover{
-			At: time.Unix(0, f.At), Group: w.groupName(f.Group), From: w.nameOf(f.From), To: w.nameOf(f.Node),
-			Cause: status.Cause(f.Cause), Epoch: f.Epoch, TookMs: w.moves.took[f.Epoch].Milliseconds(),
+			At: time.Unix(0, e.At), Group: e.Group, From: storage.AssignedFrom(e), To: e.Node,
+			Cause: status.Cause(e.Cause), Epoch: e.Epoch, TookMs: w.moves.took[e.Epoch].Milliseconds(),
 		})
 	}
+}
+
+// reportMembership compares the file with the cluster.
+func (w *worker) reportMembership() status.Membership {
+	m := status.Membership{
+		Differences: membership.Differences(fileMembers(w.cfg), w.committedMembers()), Waiting: w.members.waiting,
+	}
+	for _, p := range w.shipping.sender.Progress() {
+		m.Filling = append(m.Filling, status.Filling{Member: w.nameOf(p.Peer), Index: p.Index, Bytes: p.Sent, Size: p.Size})
+	}
+	if p, ok := w.shipping.receiver.Progress(); ok {
+		m.Filling = append(m.Filling, status.Filling{Member: w.nameOf(p.Peer), From: true, Index: p.Index, Bytes: p.Sent, Size: p.Size})
+	}
+	return m
+}
+
+// learns tells whether this node is a learner: on its way to be a voter.
+func (w *worker) learns() bool {
+	if w.state == nil {
+		return false
+	}
+	conf, _ := w.state.Conf()
+	return conf.Contains(w.rid) && !conf.Voter(w.rid)
 }
 
 func (w *worker) groupName(id uint16) string {
@@ -297,7 +336,7 @@ func (w *worker) conditions(now int64, r *status.Report) []status.Condition {
 		add("waiting_for_member", "start it, and compare the [[member]] and [[vip]] tables of both files", "founding waits for %s: %s", f.name, f.why)
 	}
 	if w.stranger != "" {
-		add("not_a_voter", "", "this node's data directory is new: the cluster knows it under another raft id, so it neither votes nor holds (told by %s)", w.stranger)
+		add("joining", "", "this node's data directory is new: it neither votes nor holds until the leader has filled it")
 	}
 	if w.raft == nil {
 		return out
@@ -324,6 +363,18 @@ func (w *worker) conditions(now int64, r *status.Report) []status.Condition {
 	if s.Stuck {
 		add("storage_stuck", "", "the log cannot be written: a write waits for the disk")
 	}
+	if w.disk.full {
+		add("disk_full", "make room in "+w.cfg.Node.DataDir, "the disk of the log is full: writes are refused, the address is kept: %s", w.disk.why)
+	}
+	if w.disk.slow {
+		add("disk_slow", "", "syncs of the log take longer than %v: the node ranks below the others", w.cfg.State.SlowFsync)
+	}
+	for _, d := range r.Membership.Differences {
+		add("members_differ", "", "%s", d)
+	}
+	if r.Membership.Waiting != "" {
+		add("members_change", "", "change of members: %s", r.Membership.Waiting)
+	}
 	if w.stopping {
 		add("stopping", "", "this node is stopping")
 	}
@@ -332,7 +383,7 @@ func (w *worker) conditions(now int64, r *status.Report) []status.Condition {
 			add("cloned_member", "stop one of the two", "%s runs twice under one raft id: a cloned disk", p.member.Name)
 		}
 		if p.helloed && p.raftID != 0 && p.hello.RaftID != p.raftID {
-			add("member_not_a_voter", "", "%s has a new data directory and does not vote", p.member.Name)
+			add("member_not_a_voter", "", "%s has a new data directory and does not vote until it is filled", p.member.Name)
 		}
 	}
 	if !groupsEqual(committedGroups(w.cfg), w.state.Groups()) {

@@ -50,7 +50,7 @@ func TestLatenciesP99(t *testing.T) {
 		t.Fatal("p99 before the first")
 	}
 	for i := range 1000 {
-		l.add(time.Duration(i))
+		l.add(int64(i), time.Duration(i))
 	}
 	if got := l.p99(); got < 990 || got > 999 {
 		t.Fatalf("p99 of the last 256 is %d", got)

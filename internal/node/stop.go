@@ -122,7 +122,7 @@ func (w *worker) askHandover(now int64) {
 		return
 	}
 	for _, name := range names {
-		w.ask(now, opFailover, failoverAsk{Group: name, From: w.cfg.Node.Name}, func(_ int64, r reply) {
+		w.ask(now, opFailover, "", failoverAsk{Group: name, From: w.cfg.Node.Name}, func(_ int64, r reply) {
 			if r.Error != nil {
 				w.log.Warn("planned handover refused, releasing", "group", name, "error", r.Error.Message)
 			}

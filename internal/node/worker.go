@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,11 +24,11 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/guard"
 	"github.com/holdfast-ha/holdfast/internal/hooks"
 	"github.com/holdfast-ha/holdfast/internal/lease"
+	"github.com/holdfast-ha/holdfast/internal/membership"
 	"github.com/holdfast-ha/holdfast/internal/placement"
 	"github.com/holdfast-ha/holdfast/internal/quorum"
 	"github.com/holdfast-ha/holdfast/internal/status"
 	"github.com/holdfast-ha/holdfast/internal/transport"
-	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/netfence"
 	"github.com/holdfast-ha/holdfast/storage"
 	"github.com/holdfast-ha/holdfast/vip"
@@ -90,7 +91,6 @@ type worker struct {
 
 	replayTo      uint64 // last index that was committed before this start, 0 once applied
 	grantFrom     uint64 // last index at this start; no grants before it is applied, 0 once it is
-	groupsIndex   uint64 // of the last change of the groups
 	groupsSettled int64  // since when a majority has applied it, as the leader sees it
 
 	groups       []*group
@@ -128,6 +128,32 @@ type worker struct {
 	lastTurn                int64
 	stalls                  uint64
 
+	// The buckets, and what keeps their copies equal (flow 2).
+	snaps          *storage.Snapshots
+	shipping       *shipping
+	members        memberships
+	ledSince       int64
+	received       *storage.State // of a snapshot that raft has not yet taken
+	receivedAt     int64
+	snapshotting   bool
+	nextSnapshot   int64
+	writes         *writes
+	reads          *reads
+	replies        map[string][]byte // answers to writes of others, by member
+	dataChanged    bool              // since the last view
+	clockBase      int64             // committed clock at clockAt
+	clockAt        int64
+	nextExpire     int64
+	disk           disk
+	events         []event
+	eventAsked     bool
+	nextEvent      int64
+	comparing      *comparison
+	earlyHashes    map[string]earlyHash
+	checkpointed   uint64
+	nextCheckpoint int64
+	setAsideAtEnd  string
+
 	asks      map[uint64]waiting
 	askID     uint64
 	proposals map[uint64]proposal
@@ -148,6 +174,8 @@ type worker struct {
 	helloMu  sync.Mutex
 	helloNow transport.Hello
 	report   atomic.Pointer[status.Report]
+	view     atomic.Pointer[published]
+	buckets  atomic.Pointer[[]string]
 	metrics  *status.Metrics
 	fsyncs   latencies
 	// refusedNow and droppedNow are made anew now and then and never changed
@@ -181,6 +209,10 @@ func Run(ctx context.Context, o Options) error {
 		moves:        newMoves(),
 		asks:         map[uint64]waiting{},
 		proposals:    map[uint64]proposal{},
+		writes:       newWrites(),
+		reads:        newReads(),
+		replies:      map[string][]byte{},
+		earlyHashes:  map[string]earlyHash{},
 		inbox:        make(chan work, inboxSize),
 		ended:        make(chan struct{}),
 		slots:        make(chan struct{}, maxBackground),
@@ -194,6 +226,7 @@ func Run(ctx context.Context, o Options) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	w.stopCtx, w.gateFiles, w.gateMode = run, o.GateFiles, o.GateMode
+	w.bucketsChanged()
 	link, err := guard.NewLink()
 	if err != nil {
 		return err
@@ -215,20 +248,15 @@ func (w *worker) open() error {
 	if w.key, err = transport.LoadKey(w.cfg.Node.KeyFile); err != nil {
 		return err
 	}
-	if w.data, err = storage.OpenData(vfs.OS, w.cfg.Node.DataDir); err != nil {
-		return err
-	}
-	w.rid = w.data.RaftID()
 	if err := w.takeGate(); err != nil {
 		return err
 	}
 	w.ifaces = newInterfaces(w.readInterface)
 	w.hooks = hooks.New(w.log, hooksOf(w.cfg))
 	w.startAddresses()
-	if _, founded := w.data.First(); founded {
-		if err := w.startRaft(w.clk.Boottime()); err != nil {
-			return err
-		}
+	w.readLastWords()
+	if err := w.openData(w.clk.Boottime()); err != nil {
+		return err
 	}
 	w.updateHello()
 	if err := w.openMesh(); err != nil {
@@ -279,13 +307,17 @@ func (w *worker) readInterface(name string) (vip.Interface, error) {
 // counts members. It is called at the start, or at the founding.
 func (w *worker) startRaft(now int64) error {
 	var err error
-	if w.raftLog, w.recovery, err = w.data.OpenLog(storage.LogOptions{Logger: w.log, OnSync: w.synced}); err != nil {
+	if w.raftLog, w.state, w.recovery, err = w.data.OpenLog(storage.LogOptions{Logger: w.log, OnSync: w.synced}); err != nil {
 		return err
 	}
+	verdict := strings.ToLower(w.recovery.Verdict.String())
 	if w.recovery.Verdict != wal.Clean {
-		w.log.Warn("log recovered", "verdict", w.recovery.Verdict, "recovery", fmt.Sprintf("%+v", w.recovery))
+		w.log.Warn("log recovered", "verdict", verdict, "recovery", fmt.Sprintf("%+v", w.recovery))
 	}
-	w.state = w.data.NewState()
+	if w.raftLog.Stage() == storage.Used {
+		w.recordEvent(storage.Record{Kind: "recovery", Node: w.selfName, Cause: verdict,
+			Detail: fmt.Sprintf("worker started: %d segments, last index %d, %d bytes cut", w.recovery.Segments, w.recovery.LastIndex, w.recovery.TornBytes)})
+	}
 	w.notes = notebook{cluster: w.state.Cluster(), repeat: 2 * int64(w.timing.Promise)}
 	if w.voter, err = w.startVoter(now); err != nil {
 		return err
@@ -305,10 +337,14 @@ func (w *worker) startRaft(now int64) error {
 		w.replayTo = s.Commit
 	}
 	w.grantFrom = s.LastIndex
+	w.members = memberships{planner: membership.New(w.timing.Promise)}
+	w.shipping = newShipping(w.state.Cluster(), w.appliedIndex())
 	w.watchDisk()
+	w.watchRot()
 	w.membershipChanged()
 	w.groupsChanged(now)
-	w.beatNow = true
+	w.adoptAssignments(now)
+	w.publishView()
 	return w.exitError()
 }
 
@@ -335,6 +371,9 @@ func (w *worker) startVoter(now int64) (*lease.Voter, error) {
 // decides goes into the same batch as the first entry (E5).
 func (w *worker) onLead(now int64) [][]byte {
 	w.tracker.Leading(now, true)
+	w.startClock(now)
+	w.ledSince = now
+	w.members.planner.Lead()
 	var out [][]byte
 	for _, c := range w.decide(now) {
 		data, err := c.Encode()
@@ -493,6 +532,7 @@ func (w *worker) close(cancel context.CancelFunc) {
 		errs = append(errs, w.mesh.Close())
 	}
 	w.jobs.Wait()
+	errs = append(errs, w.closeShipping())
 	if w.raftLog != nil {
 		errs = append(errs, w.raftLog.Close())
 	}
@@ -508,6 +548,12 @@ func (w *worker) close(cancel context.CancelFunc) {
 	if err := errors.Join(errs...); err != nil {
 		w.log.Warn("closing", "error", err)
 	}
+	if w.setAsideAtEnd != "" {
+		if err := w.setAside("diverged", w.setAsideAtEnd); err != nil {
+			w.log.Error("data not set aside", "error", err)
+		}
+	}
+	w.saveLastWords()
 }
 
 func (w *worker) keyOf(node uint64) ed25519.PublicKey {
@@ -534,6 +580,11 @@ func (w *worker) peerByID(node uint64) *peer {
 	for _, p := range w.peers {
 		if p.raftID == node {
 			return p
+		}
+	}
+	for _, p := range w.peers {
+		if p.id() == node {
+			return p // replaced, and not yet applied here
 		}
 	}
 	return nil

@@ -69,12 +69,13 @@ type Report struct {
 	// WaitingFor names the members that founding or a quorum waits for.
 	WaitingFor []string `json:"waiting_for"`
 
-	Members   []Member   `json:"members"` // the others and this node, in the order of the file
-	VIPs      []VIP      `json:"vips"`
-	Gate      Gate       `json:"gate"`
-	State     State      `json:"state"`
-	WAL       WAL        `json:"wal"`
-	Failovers []Failover `json:"failovers"` // newest last
+	Members    []Member   `json:"members"` // the others and this node, in the order of the file
+	Membership Membership `json:"membership"`
+	VIPs       []VIP      `json:"vips"`
+	Gate       Gate       `json:"gate"`
+	State      State      `json:"state"`
+	WAL        WAL        `json:"wal"`
+	Failovers  []Failover `json:"failovers"` // newest last
 	// Refused counts what this node did not take from others since it started,
 	// by reason: datagrams, connections, and requests for grants.
 	Refused map[string]uint64 `json:"refused"`
@@ -132,6 +133,8 @@ type Member struct {
 	Maintenance bool    `json:"maintenance"`
 	Healthy     bool    `json:"healthy"`
 	Voter       bool    `json:"voter"`
+	State       string  `json:"state"`   // voter, learner, or absent: not in raft's configuration
+	RaftID      string  `json:"raft_id"` // committed, hexadecimal; "" = none
 	Version     string  `json:"version,omitempty"`
 }
 
@@ -159,9 +162,17 @@ type Gate struct {
 type State struct {
 	Applied  uint64 `json:"applied"`
 	Commit   uint64 `json:"commit"`
-	Snapshot uint64 `json:"snapshot"`
-	Bytes    int64  `json:"bytes"`
-	Hash     string `json:"hash"`
+	Snapshot uint64 `json:"snapshot"` // index of the newest snapshot, 0 = none
+	Bytes    int64  `json:"bytes"`    // of keys and values, as the quota counts them
+	MaxBytes int64  `json:"max_bytes"`
+	Keys     int    `json:"keys"`
+	Revision uint64 `json:"revision"` // of the last change of a key
+	Hash     string `json:"hash"`     // first 8 bytes, of the state at applied
+	// Audit is the head of the audit trail: number of the last event.
+	Audit uint64 `json:"audit"`
+	// Scrubbed is when log and snapshot were last read whole without finding
+	// damage; null = not since the start.
+	Scrubbed *time.Time `json:"scrubbed"`
 }
 
 // WAL is the log on disk. Verdict is that of the last recovery: clean,
@@ -171,6 +182,29 @@ type WAL struct {
 	Segments   int     `json:"segments"`
 	Verdict    string  `json:"verdict"`
 	FsyncP99Ms float64 `json:"fsync_p99_ms"`
+	// Blocked says why writes are refused (a full disk), "" = they are not.
+	Blocked string `json:"blocked"`
+	Slow    bool   `json:"slow"` // syncs take longer than the limit
+}
+
+// Membership compares the file of this node with the cluster.
+type Membership struct {
+	// Differences say what differs and what to do about it.
+	Differences []string `json:"differences"`
+	// Waiting says what the next change of members waits for, as the leader
+	// knows it; "" = nothing.
+	Waiting string `json:"waiting"`
+	// Filling is a snapshot on its way to this node or from it.
+	Filling []Filling `json:"filling"`
+}
+
+// Filling is one snapshot on its way.
+type Filling struct {
+	Member string `json:"member"`
+	From   bool   `json:"from"` // it comes from the member, else it goes there
+	Index  uint64 `json:"index"`
+	Bytes  int64  `json:"bytes"` // that have arrived
+	Size   int64  `json:"size"`
 }
 
 // Failover is one move of a group.
@@ -250,6 +284,8 @@ func (r Report) Normal() Report {
 	list(&r.Members)
 	list(&r.VIPs)
 	list(&r.Failovers)
+	list(&r.Membership.Differences)
+	list(&r.Membership.Filling)
 	if r.Gate.Dropped == nil {
 		r.Gate.Dropped = map[string]uint64{}
 	}

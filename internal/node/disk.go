@@ -1,0 +1,132 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/storage"
+)
+
+// The disk: full, slow, or rotten.
+
+// disk is what the loop knows of it.
+type disk struct {
+	full    bool
+	why     string
+	slow    bool
+	next    int64
+	scrub   atomic.Pointer[scrubbed]
+	every   atomic.Int64 // distance of scrubs, ns
+	retryAt int64
+}
+
+// scrubbed is the end of the last scrub.
+type scrubbed struct {
+	at   time.Time
+	took time.Duration
+}
+
+const (
+	diskEvery = 250 * time.Millisecond
+	// reserveBytes is what a full disk still has for the log: room for votes,
+	// placement and the release of older log.
+	reserveBytes = 16 << 20
+	// storeRoom is how much room the log must have for this node to take what
+	// the leader sends.
+	storeRoom = 1 << 20
+	// The disk is slow when so many syncs within so long took longer than the
+	// limit: one hiccup moves no address.
+	slowSyncs  = 3
+	slowWithin = 30 * time.Second
+	// scrubRate bounds what a scrub reads, in bytes a second.
+	scrubRate = 32 << 20
+)
+
+// diskTurn looks at the log's room and speed.
+func (w *worker) diskTurn(now int64) {
+	d := &w.disk
+	if now < d.next {
+		return
+	}
+	d.next = now + int64(diskEvery)
+	d.every.Store(int64(w.cfg.State.ScrubEvery))
+	stats := w.raftLog.Stats()
+	full := stats.Blocked != nil
+	if full != d.full {
+		d.full = full
+		w.diskFullChanged(now, stats.Blocked)
+	}
+	w.raft.SetStoring(!full || stats.Room > storeRoom)
+	if !full && !w.data.ReserveHeld() && now > d.retryAt {
+		d.retryAt = now + int64(10*time.Second)
+		w.background(func() {
+			if err := w.data.Reserve(reserveBytes); err != nil {
+				w.limited.Warn("no room for the reserve file", "error", err)
+			}
+		})
+	}
+	slow := stats.Busy > 2*w.cfg.State.SlowFsync || w.fsyncs.longer(now-int64(slowWithin), w.cfg.State.SlowFsync) >= slowSyncs
+	if slow != d.slow {
+		d.slow = slow
+		cause := "fast again"
+		if slow {
+			cause = "slow"
+		}
+		w.log.Warn("disk: "+cause, "fsync_p99", w.fsyncs.p99(), "limit", w.cfg.State.SlowFsync)
+		w.recordEvent(storage.Record{Kind: "disk", Node: w.selfName, Cause: cause,
+			Detail: fmt.Sprintf("p99 of fsync %v, limit %v", w.fsyncs.p99().Round(time.Microsecond), w.cfg.State.SlowFsync)})
+		w.beatNow = true
+	}
+}
+
+func (w *worker) diskFullChanged(now int64, blocked error) {
+	if blocked == nil {
+		w.log.Info("disk: room again, writes are taken")
+		w.disk.why = ""
+		w.recordEvent(storage.Record{Kind: "disk", Node: w.selfName, Cause: "room again"})
+		return
+	}
+	w.disk.why = blocked.Error()
+	w.log.Error("disk full: writes are refused, reads and the address stay", "error", blocked)
+	w.recordEvent(storage.Record{Kind: "disk", Node: w.selfName, Cause: "full", Detail: w.disk.why})
+	w.writes.refuse(now, errDiskFull)
+	if err := w.data.ReleaseReserve(); err != nil {
+		w.fail(fmt.Errorf("release reserve: %w", err))
+	}
+}
+
+// watchRot reads log and snapshot again and again, slowly. Damage ends the
+// worker: the next start finds it too and takes the path of F2.
+func (w *worker) watchRot() {
+	w.disk.every.Store(int64(w.cfg.State.ScrubEvery))
+	w.jobs.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		last := time.Now()
+		for {
+			select {
+			case <-tick.C:
+			case <-w.stopCtx.Done():
+				return
+			}
+			every := time.Duration(w.disk.every.Load())
+			if every == 0 || time.Since(last) < every {
+				continue
+			}
+			last = time.Now()
+			report, err := w.data.Scrub(w.stopCtx, scrubRate)
+			switch {
+			case errors.Is(err, context.Canceled):
+				return
+			case err != nil:
+				w.mustPost(func(int64) { w.fail(fmt.Errorf("scrub: %w", err)) })
+				return
+			}
+			w.disk.scrub.Store(&scrubbed{at: time.Now(), took: time.Since(last)})
+			w.log.Debug("log and snapshot read again", "report", fmt.Sprintf("%+v", report))
+		}
+	})
+}
