@@ -101,7 +101,7 @@ func (m *memDisk) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(
 			panic("entries outside of the log")
 		}
 		n := from - m.base - 1
-		m.entries = append(m.entries[:n:n], entries...)
+		m.entries = append(m.entries[:n], entries...) // Entries gives out copies
 	}
 	done(nil)
 }

@@ -558,7 +558,9 @@ func (d *Driver) propose(now int64, commands [][]byte) error {
 	// each follower.
 	m := &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(d.cfg.ID), Entries: make([]*raftpb.Entry, len(commands))}
 	for i, data := range commands {
-		invariant.Check(len(data) > 0 && len(data) <= storage.MaxEntry, "proposal of %d bytes, want 1 to %d", len(data), storage.MaxEntry)
+		if len(data) == 0 || len(data) > storage.MaxEntry {
+			invariant.Check(false, "proposal of %d bytes, want 1 to %d", len(data), storage.MaxEntry)
+		}
 		m.Entries[i] = &raftpb.Entry{Data: data}
 	}
 	if err := d.rn.Step(m); err != nil {

@@ -7,11 +7,11 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/invariant"
 )
 
-// outgoing is a message that leaves at the end of Process, with the bytes of
-// data in its entries.
+// outgoing is a message that leaves at the end of Process.
 type outgoing struct {
 	m     *raftpb.Message
-	bytes int
+	bytes int  // of data in its entries
+	own   bool // the array of its entries is not raft's
 }
 
 // send puts a message into the outbox.
@@ -37,8 +37,7 @@ func (d *Driver) send(now int64, m *raftpb.Message) {
 	// The last message to the same node may take this one in.
 	for i := len(d.outbox) - 1; i >= 0; i-- {
 		if last := &d.outbox[i]; last.m.GetTo() == m.GetTo() {
-			if join(last.m, m, last.bytes+bytes) {
-				last.bytes += bytes
+			if last.join(m, bytes) {
 				return
 			}
 			break
@@ -47,28 +46,33 @@ func (d *Driver) send(now int64, m *raftpb.Message) {
 	d.outbox = append(d.outbox, outgoing{m: m, bytes: bytes})
 }
 
-// join makes one message of two that follow each other, if they have the
-// meaning of one. raft writes an append for each proposal and an answer for
-// each append, and a follower cannot tell: its answer names the last index, and
-// that answers all before it.
-func join(a, b *raftpb.Message, bytes int) bool {
-	if a.GetType() != b.GetType() || a.GetTerm() != b.GetTerm() {
+// join puts a message into the one before it, if the two have the meaning of
+// one. raft writes an append for each proposal and an answer for each append,
+// and neither side can tell: an answer names the last index, and that answers
+// all before it. bytes is the data of m.
+func (o *outgoing) join(m *raftpb.Message, bytes int) bool {
+	if o.m.GetType() != m.GetType() || o.m.GetTerm() != m.GetTerm() {
 		return false
 	}
-	switch a.GetType() {
+	switch m.GetType() {
 	case raftpb.MsgApp:
-		if b.GetIndex() != a.GetIndex()+uint64(len(a.GetEntries())) || len(b.GetEntries()) > 0 && bytes > maxBytesApp {
+		have := o.m.GetEntries()
+		if m.GetIndex() != o.m.GetIndex()+uint64(len(have)) || len(m.GetEntries()) > 0 && o.bytes+bytes > maxBytesApp {
 			return false
 		}
-		// raft owns what lies behind the entries of a.
-		a.Entries = append(a.Entries[:len(a.Entries):len(a.Entries)], b.GetEntries()...)
-		a.Commit = new(max(a.GetCommit(), b.GetCommit()))
+		if !o.own && len(m.GetEntries()) > 0 {
+			have = have[:len(have):len(have)]
+			o.own = true
+		}
+		o.m.Entries = append(have, m.GetEntries()...)
+		o.m.Commit = new(max(o.m.GetCommit(), m.GetCommit()))
+		o.bytes += bytes
 		return true
 	case raftpb.MsgAppResp:
-		if a.GetReject() || b.GetReject() {
+		if o.m.GetReject() || m.GetReject() {
 			return false
 		}
-		a.Index = new(max(a.GetIndex(), b.GetIndex()))
+		o.m.Index = new(max(o.m.GetIndex(), m.GetIndex()))
 		return true
 	}
 	return false

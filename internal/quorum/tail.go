@@ -69,8 +69,9 @@ func (t *tail) store(entries []*raftpb.Entry) {
 		return
 	}
 	from := entries[0].GetIndex()
-	index, _ := t.last()
-	invariant.Check(from > t.handed && from <= index+1, "entries from %d behind %d..%d", from, t.handed, index)
+	if index, _ := t.last(); from <= t.handed || from > index+1 {
+		invariant.Check(false, "entries from %d behind %d..%d", from, t.handed, index)
+	}
 	keep := from - t.handed - 1
 	if t.control > 0 {
 		for _, e := range t.entries[keep:] {
@@ -119,8 +120,10 @@ func (t *tail) proposed(term uint64, typ raftpb.EntryType, data []byte) {
 
 // hand drops an entry that is handed out.
 func (t *tail) hand(e *raftpb.Entry) {
-	invariant.Check(len(t.entries) > 0 && e.GetIndex() == t.handed+1 && e.GetTerm() == t.entries[0].GetTerm(),
-		"entry %d term %d handed out after %d, of %d in the tail", e.GetIndex(), e.GetTerm(), t.handed, len(t.entries))
+	if len(t.entries) == 0 || e.GetIndex() != t.handed+1 || e.GetTerm() != t.entries[0].GetTerm() {
+		invariant.Check(false, "entry %d term %d handed out after %d, of %d in the tail",
+			e.GetIndex(), e.GetTerm(), t.handed, len(t.entries))
+	}
 	t.handed, t.handedTerm = e.GetIndex(), e.GetTerm()
 	t.count(t.entries[0], -1)
 	t.entries[0] = nil
