@@ -98,7 +98,7 @@ func (s *State) control(index uint64, c Command) string {
 		return s.putMember(op.Member)
 	case RemoveMember:
 		return s.removeMember(op.RaftID)
-	case Record, Checkpoint:
+	case Record, Checkpoint, Leave:
 		return ""
 	}
 	panic(fmt.Sprintf("storage: no apply for command %T", c.Op))

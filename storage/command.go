@@ -49,6 +49,7 @@ const (
 	KindRemoveMember Kind = 7
 	KindRecord       Kind = 8
 	KindCheckpoint   Kind = 9
+	KindLeave        Kind = 10
 	KindBatch        Kind = 32
 	KindExpire       Kind = 33
 )
@@ -125,6 +126,14 @@ type RemoveMember struct {
 	Cause  string // short, for the audit trail
 }
 
+// Leave takes a node out of raft's configuration whose member stays known: its
+// data is lost, and it comes back under another raft id (F2). It travels as
+// the context of a configuration change and changes nothing by itself.
+type Leave struct {
+	RaftID uint64
+	Cause  string // short, for the audit trail
+}
+
 // Record puts an event into the audit trail that no other command tells.
 type Record struct {
 	Kind, Node, Group string
@@ -155,6 +164,7 @@ func (PutMember) kind() Kind    { return KindPutMember }
 func (RemoveMember) kind() Kind { return KindRemoveMember }
 func (Record) kind() Kind       { return KindRecord }
 func (Checkpoint) kind() Kind   { return KindCheckpoint }
+func (Leave) kind() Kind        { return KindLeave }
 func (Batch) kind() Kind        { return KindBatch }
 func (Expire) kind() Kind       { return KindExpire }
 
@@ -238,6 +248,8 @@ func decodeOp(d *decoder, kind Kind) (Op, error) {
 		return decodeRecord(d), nil
 	case KindCheckpoint:
 		return Checkpoint{}, nil
+	case KindLeave:
+		return Leave{RaftID: d.u64(), Cause: d.str(MaxCause, "cause")}, nil
 	case KindBatch:
 		return decodeBatch(d)
 	case KindExpire:
@@ -323,6 +335,15 @@ func (r RemoveMember) encode(e *encoder) {
 
 func (r RemoveMember) validate() error {
 	return errors.Join(validNode("remove member", r.RaftID), shorter("cause", r.Cause, MaxCause))
+}
+
+func (l Leave) encode(e *encoder) {
+	e.u64(l.RaftID)
+	e.str(l.Cause)
+}
+
+func (l Leave) validate() error {
+	return errors.Join(validNode("leave", l.RaftID), shorter("cause", l.Cause, MaxCause))
 }
 
 func (r Record) encode(e *encoder) {

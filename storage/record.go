@@ -50,7 +50,7 @@ func (s *State) record(index uint64, c Command) {
 		e.Kind, e.Detail = EventGroups, describeGroups(op.Groups)
 	case Record:
 		e.Kind, e.Node, e.Group, e.Epoch, e.Cause, e.Detail = op.Kind, op.Node, op.Group, op.Epoch, op.Cause, op.Detail
-	case Checkpoint, PutMember, RemoveMember:
+	case Checkpoint, PutMember, RemoveMember, Leave:
 		return // a change of members is told by recordConf
 	}
 	s.trail.Append(e)
@@ -101,6 +101,8 @@ func (s *State) recordConf(index uint64, c Command, was Conf, names map[uint64]s
 	case PutMember:
 		cause = op.Cause
 	case RemoveMember:
+		cause = op.Cause
+	case Leave:
 		cause = op.Cause
 	}
 	ids := slices.Concat(was.Voters, was.Learners, s.conf.Voters, s.conf.Learners)

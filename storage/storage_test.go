@@ -91,7 +91,7 @@ func ops() []Op {
 		Assign{Group: 1, Node: 2, Incarnation: 22, Prev: 4, Cause: "over", From: 1, Notes: [][]byte{{1, 2}, {}}},
 		Fence{Node: 2, Operator: true}, Unfence{Node: 2}, Maintenance{Node: 2, On: true},
 		SetGroups{Groups: firstConfig().Groups}, PutMember{Member: member("gw3", 9, Gateway), Cause: "operator"}, RemoveMember{RaftID: 9},
-		Record{Kind: "disk", Node: "gw1", Group: "web", Epoch: 7, Cause: "full", Detail: "no room"}, Checkpoint{}, Expire{Clock: 77},
+		Record{Kind: "disk", Node: "gw1", Group: "web", Epoch: 7, Cause: "full", Detail: "no room"}, Checkpoint{}, Leave{RaftID: 9, Cause: "new_data"}, Expire{Clock: 77},
 	}
 }
 

@@ -152,6 +152,7 @@ func (w *worker) proposeChange(now int64, c membership.Change) {
 		m, _ := w.state.MemberByID(c.ID)
 		command.Op = storage.PutMember{Member: m, Cause: c.Cause}
 	case membership.Drop:
+		command.Op = storage.Leave{RaftID: c.ID, Cause: c.Cause}
 		if c.Forget {
 			command.Op = storage.RemoveMember{RaftID: c.ID, Cause: c.Cause}
 		}

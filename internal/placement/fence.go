@@ -34,7 +34,8 @@ func (t *Tracker) unfences(now int64, commit uint64) (actions []Action, lifted [
 }
 
 // fences proposes a fence for every gateway that was silent for the fence
-// delay, counted from the beginning of our leadership at the earliest. Never
+// delay, counted from the beginning of our leadership at the earliest, and from
+// when it became a member. Never
 // fenced are this node, a witness (it answers for no VIP), a holder that a
 // majority still grants to, and anybody while we do not hear a majority: such
 // an entry could be committed after the partition that hides the others.
@@ -46,7 +47,12 @@ func (t *Tracker) fences(now int64) (actions []Action) {
 		if m.Node == t.self || !m.Gateway || m.Fenced {
 			continue
 		}
-		heardAt := t.leadingSince
+		since, known := t.memberSince[m.Node]
+		if !known {
+			since = now
+			t.memberSince[m.Node] = now
+		}
+		heardAt := max(t.leadingSince, since)
 		if p := t.peers[m.Node]; p != nil {
 			heardAt = max(heardAt, p.heardAt)
 		}

@@ -31,6 +31,18 @@ func TestFenceDelayCountsFrom(t *testing.T) {
 		r.quiet(10*time.Second - ms)
 		r.want(fenceGw2, r.run(ms))
 	})
+	// F2: a member that lost its data speaks under a new id from its first
+	// beat on, not from the beginning of our leadership.
+	t.Run("joining under a new id", func(t *testing.T) {
+		const again = 1002
+		r := newRig(t).holds(gw1, 101)
+		r.quiet(time.Minute)
+		r.beats[again] = &Report{Node: again}
+		r.mute[again] = true
+		r.member(gw2, func(m *Member) { m.Node = again })
+		r.quiet(10 * time.Second) // from the first decision with it on
+		r.want([]Action{{Kind: Fence, Node: again}}, r.run(ms))
+	})
 	t.Run("a stall", func(t *testing.T) {
 		r := newRig(t).holds(gw1, 101)
 		r.mute[gw2] = true

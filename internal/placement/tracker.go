@@ -23,7 +23,10 @@ type Tracker struct {
 	base         int64
 	leading      bool
 	leadingSince int64
-	firstBatch   bool // leading, and Decide was not asked yet (A6)
+	// memberSince is when the leader first found a member among the others: a
+	// new one was not silent before.
+	memberSince map[uint64]int64
+	firstBatch  bool // leading, and Decide was not asked yet (A6)
 }
 
 // groupState is what is known of one group.
@@ -51,11 +54,13 @@ type groupState struct {
 // NewTracker makes the tracker of node self. Silence counts from now on.
 func NewTracker(self uint64, cfg Config, now int64) *Tracker {
 	return &Tracker{
-		self:   self,
-		cfg:    cfg,
-		base:   now,
-		peers:  make(map[uint64]*peer),
-		groups: make(map[uint16]*groupState),
+		self:  self,
+		cfg:   cfg,
+		base:  now,
+		peers: make(map[uint64]*peer),
+
+		memberSince: make(map[uint64]int64),
+		groups:      make(map[uint16]*groupState),
 	}
 }
 
@@ -72,6 +77,11 @@ func (t *Tracker) SetMembers(members []Member) {
 	for node := range t.peers {
 		if _, ok := t.member(node); !ok {
 			delete(t.peers, node)
+		}
+	}
+	for node := range t.memberSince {
+		if _, ok := t.member(node); !ok {
+			delete(t.memberSince, node)
 		}
 	}
 }
