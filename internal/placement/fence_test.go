@@ -41,7 +41,7 @@ func TestFenceDelayCountsFrom(t *testing.T) {
 		r.mute[again] = true
 		r.member(gw2, func(m *Member) { m.Node = again })
 		r.quiet(10 * time.Second) // from the first decision with it on
-		r.want([]Action{{Kind: Fence, Node: again}}, r.run(ms))
+		r.want([]Action{{Kind: Fence, Node: again}}, r.run(100*ms))
 	})
 	t.Run("a stall", func(t *testing.T) {
 		r := newRig(t).holds(gw1, 101)
