@@ -52,17 +52,13 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		if e == nil {
 			return a, nil
 		}
-		if r.write {
-			final := e
-			if open && !e.settles() {
-				final = unknown(e)
-			}
-			open = open || e.Code == Timeout
-			e = final
-		}
 		last = e
+		if r.write && open && !e.settles() {
+			last = unknown(e)
+		}
+		open = open || e.Code == Timeout
 		if !e.transient() || c.once {
-			return nil, e
+			return nil, last
 		}
 		if !pause.wait(ctx) {
 			return nil, ended(ctx, last)
