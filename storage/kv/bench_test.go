@@ -178,3 +178,18 @@ func BenchmarkMemory(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkExpire(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		s := New()
+		for i := 0; i < 100_000; i += 1000 {
+			s.Apply(benchBatch(1000, func(j int) string { return benchKey((i + j) * 7919 % 100_003) }, make([]byte, benchValue), false, time.Duration(i+1)))
+		}
+		s.View()
+		b.StartTimer()
+		if s.Expire(1<<62) != MaxExpire {
+			b.Fatal("not the most keys")
+		}
+	}
+}

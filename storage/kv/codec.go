@@ -281,12 +281,14 @@ func (b *Batch) Size() int {
 	return n
 }
 
-// Encode returns the encoding. Each request must have passed Validate: an
+// Encode returns the encoding; see Append.
+func (b *Batch) Encode() []byte { return b.Append(make([]byte, 0, b.Size())) }
+
+// Append appends the encoding. Each request must have passed Validate: an
 // invalid one in the log would stop every node, so it stops this one first.
-func (b *Batch) Encode() []byte {
+func (b *Batch) Append(e []byte) []byte {
 	invariant.Check(b.Clock >= 0 && b.MaxBytes >= 0 && len(b.Requests) <= MaxBatchRequests,
 		"batch at %d ns of %d bytes with %d requests", b.Clock, b.MaxBytes, len(b.Requests))
-	e := make([]byte, 0, b.Size())
 	e = append(e, batchVersion)
 	e = binary.BigEndian.AppendUint64(e, uint64(b.Clock))
 	e = binary.BigEndian.AppendUint64(e, uint64(b.MaxBytes))

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -119,6 +120,132 @@ func TestDecodeAllocatesWhatItReads(t *testing.T) {
 	}
 }
 
+// Bytes that no store could have written, apart from the hash.
+func TestDecodeRefusesNonsense(t *testing.T) {
+	rec := func(create, rev uint64, expires int64, key, value string) record {
+		return record(appendRecord(nil, create, rev, expires, key, []byte(value)))
+	}
+	good := rec(1, 2, 3, "k", "v")
+	type ev struct {
+		kind   EventType
+		bucket string
+		rec    record
+	}
+	type parts struct {
+		rev, clock, compacted uint64
+		buckets               []string
+		records               []record // of each bucket
+		ids                   []outcome
+		events                []ev
+	}
+	build := func(p parts) []byte {
+		var b bytes.Buffer
+		e := &streamWriter{w: bufio.NewWriter(&b)}
+		e.text(streamMagic)
+		e.u64(p.rev)
+		e.u64(p.clock)
+		e.u64(p.compacted)
+		e.u16(uint16(len(p.buckets)))
+		for _, name := range p.buckets {
+			e.name(name)
+			e.u64(uint64(len(p.records)))
+			for _, r := range p.records {
+				e.record(r)
+			}
+		}
+		e.u32(uint32(len(p.ids)))
+		for _, o := range p.ids {
+			e.raw(o.append(nil))
+		}
+		e.u32(uint32(len(p.events)))
+		for _, x := range p.events {
+			e.u8(uint8(x.kind))
+			e.name(x.bucket)
+			e.record(x.rec)
+		}
+		_ = e.w.Flush()
+		return b.Bytes()
+	}
+	id := outcome{id: [16]byte{1}, rev: 1, at: 4, code: OK}
+	two := func(change func(o *outcome)) []outcome {
+		o := id
+		o.id[0] = 2
+		change(&o)
+		return []outcome{id, o}
+	}
+	long := make([]ev, MaxHistoryEvents+1)
+	for i := range long {
+		long[i] = ev{EventDelete, "b", rec(uint64(i+1), uint64(i+1), 0, "k", "")}
+	}
+	for _, c := range []struct {
+		want string // part of the error, "" for none
+		p    parts
+	}{
+		{"", parts{rev: 2, clock: 4, buckets: []string{"a", "b"}, records: []record{good}, ids: two(func(*outcome) {}), events: []ev{{EventPut, "b", good}}}},
+		{"clock -", parts{clock: 1 << 63}},
+		{"history after 3", parts{rev: 2, compacted: 3}},
+		{"revision 18446744073709551615", parts{rev: 1<<64 - 1}},
+		{"257 buckets", parts{buckets: make([]string, 257)}},
+		{"bucket name of 64", parts{buckets: []string{strings.Repeat("b", 64)}}},
+		{"bucket \"B\"", parts{rev: 2, buckets: []string{"B"}, records: []record{good}}},
+		{"bucket a after b", parts{rev: 2, buckets: []string{"b", "a"}, records: []record{good}}},
+		{"bucket b after b", parts{rev: 2, buckets: []string{"b", "b"}, records: []record{good}}},
+		{"bucket b is empty", parts{rev: 2, buckets: []string{"b"}}},
+		{`key "k" after "k"`, parts{rev: 2, buckets: []string{"b"}, records: []record{good, good}}},
+		{`key "j" after "k"`, parts{rev: 2, buckets: []string{"b"}, records: []record{good, rec(1, 1, 0, "j", "")}}},
+		{"record ends", parts{rev: 2, buckets: []string{"b"}, records: []record{good[:10]}}},
+		{"record ends", parts{rev: 2, buckets: []string{"b"}, records: []record{good[:26]}}},
+		{"record of 104", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(1, 1, 0, strings.Repeat("k", MaxKey), strings.Repeat("v", MaxValue+1))}}},
+		{"value of 1048577", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(1, 1, 0, "k", strings.Repeat("v", MaxValue+1))}}},
+		{"bytes of the key", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(1, 1, 0, strings.Repeat("k", MaxKey+1), "")}}},
+		{"key is empty", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(1, 1, 0, "", "v")}}},
+		{"created at revision 0", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(0, 1, 0, "k", "v")}}},
+		{"created at revision 2, changed at 1", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(2, 1, 0, "k", "v")}}},
+		{"changed at 3 of 2", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(2, 3, 0, "k", "v")}}},
+		{"expires at -1", parts{rev: 2, buckets: []string{"b"}, records: []record{rec(1, 1, -1, "k", "v")}}},
+		{"stands twice", parts{rev: 2, clock: 4, ids: []outcome{id, id}}},
+		{"at 3 ns after 4", parts{rev: 2, clock: 4, ids: two(func(o *outcome) { o.at = 3 })}},
+		{"at 5 ns", parts{rev: 2, clock: 4, ids: two(func(o *outcome) { o.at = 5 })}},
+		{"revision 3", parts{rev: 2, clock: 4, ids: two(func(o *outcome) { o.rev = 3 })}},
+		{"quota", parts{rev: 2, clock: 4, ids: two(func(o *outcome) { o.code = Quota })}},
+		{"131073 request ids", parts{rev: 2, clock: 4, ids: make([]outcome, MaxIDs+1)}},
+		{"unknown event 4", parts{rev: 2, events: []ev{{4, "b", good}}}},
+		{"unknown event 0", parts{rev: 2, events: []ev{{0, "b", good}}}},
+		{"delete of key", parts{rev: 2, events: []ev{{EventDelete, "b", rec(2, 2, 0, "k", "v")}}}},
+		{"expire of key", parts{rev: 2, events: []ev{{EventExpire, "b", rec(1, 2, 0, "k", "")}}}},
+		{"delete of key", parts{rev: 2, events: []ev{{EventDelete, "b", rec(2, 2, 1, "k", "")}}}},
+		{"event of revision 2, want 3", parts{rev: 3, compacted: 2, events: []ev{{EventPut, "b", good}}}},
+		{"event of revision 1, want 2", parts{rev: 3, events: []ev{{EventPut, "b", good}, {EventPut, "b", rec(1, 1, 0, "k", "")}}}},
+		{"16385 events", parts{rev: 1 << 20, events: long}},
+		{"ends too early", parts{}},
+	} {
+		in := build(c.p)
+		if c.want == "ends too early" {
+			in = in[:3]
+			c.want = "unexpected EOF"
+		}
+		d := &streamReader{r: bufio.NewReader(bytes.NewReader(in)), s: New()}
+		d.content()
+		if c.want == "" && d.err != nil || c.want != "" && (d.err == nil || !strings.Contains(d.err.Error(), c.want)) {
+			t.Errorf("%v, want %q", d.err, c.want)
+		}
+	}
+}
+
+// A value that is both current and in the history is in memory once, in a store
+// that was read too.
+func TestHistorySharesValues(t *testing.T) {
+	s := New()
+	apply(t, s, 0, 0, one(put("b", "k", "value")), one(put("b", "k", "other")))
+	for name, v := range map[string]*View{"written": s.View(), "read": again(t, s).View()} {
+		it, _ := v.Get("b", "k")
+		ev, _, err := v.Events("b", "", 2, 1)
+		if err != nil || len(ev) != 1 || &ev[0].Value[0] != &it.Value[0] {
+			t.Errorf("%s: two copies of a value (%v)", name, err)
+		}
+	}
+}
+
 type failAfter struct{ n int }
 
 func (f *failAfter) Write(p []byte) (int, error) {
@@ -183,9 +310,9 @@ func TestViewsAreImmutable(t *testing.T) {
 		})
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	for round := range 120 {
+	for round := range 50 {
 		b := &Batch{Clock: int64(round) * int64(10*time.Second)}
-		for range 60 {
+		for range 120 {
 			key := fmt.Sprintf("%04d", rng.IntN(3000))
 			o := putTTL("b", key, fmt.Sprintf("%0*d", rng.IntN(300), round), time.Duration(rng.IntN(3))*time.Minute)
 			if rng.IntN(3) == 0 {
