@@ -81,7 +81,7 @@ func (l *Log) Compact(meta SnapshotMeta) (release func() error) {
 	invariant.Check(meta.Index <= l.last && meta.Index <= l.hard.GetCommit() && l.termAt(meta.Index) == meta.Term,
 		"log of %d..%d, commit %d, follows snapshot %d of term %d", l.base+1, l.last, l.hard.GetCommit(), meta.Index, meta.Term)
 	l.snap = meta.Raft()
-	l.forget()
+	l.forget(meta.Index)
 	l.measure()
 	return l.follow(recordCompact, &meta)
 }
@@ -132,9 +132,9 @@ func (l *Log) raiseHard(index, term uint64) {
 	l.setHard(t, vote, max(index, l.hard.GetCommit()))
 }
 
-// forget drops the entries before the snapshot, but for those that are kept.
-func (l *Log) forget() {
-	n := int(l.snap.GetMetadata().GetIndex() - l.base) // of entries in the snapshot
+// forget drops the entries in a snapshot, but for those that are kept.
+func (l *Log) forget(snapshot uint64) {
+	n := int(snapshot - l.base) // entries in it
 	from, size := n, int64(0)
 	for from > 0 && n-from < keepEntries {
 		if size += entryBytes(l.entries[from-1]); size > keepBytes {

@@ -12,15 +12,19 @@ import (
 
 // replayer builds a Log from its records. The checks are about meaning: the wal
 // has already proved that the bytes are those that were written.
+//
+// A release takes away the oldest records, whole segments of them, once a later
+// record says that a snapshot holds what they did. So what is seen may begin
+// anywhere, and speak of snapshots that are gone, until that record comes.
 type replayer struct {
 	log     *Log
-	follows base // the snapshot that the log follows so far; index 0 for none
-	// floating: the entries before those in the log were released, and the
-	// record that says which snapshot holds them is still to come. Then base of
-	// the log is the index before the first entry seen, and baseTerm 0.
+	follows base // the newest snapshot named so far; index 0 for none
+	begun   bool // entries are there, or a snapshot was received
+	// floating: the entry before the first one is not there and no snapshot so
+	// far holds it; base is the index before the first entry, baseTerm 0.
 	floating bool
-	begun    bool // there was a record that says where the log begins
-	headless bool // something before the first record seen must have been released
+	needs    uint64 // the log must follow a snapshot of this index or above
+	headless bool   // something before the first record seen must have been released
 }
 
 func (p *replayer) replay(r wal.Record) error {
@@ -41,8 +45,8 @@ func (p *replayer) replay(r wal.Record) error {
 // was released.
 func (p *replayer) end(first uint64) error {
 	l := p.log
-	if p.floating || first > 0 && p.follows.index == 0 {
-		return fmt.Errorf("the log up to index %d was released and no snapshot is named: %w", max(first, l.base), wal.ErrCorrupt)
+	if p.follows.index < p.needs || first > 0 && p.follows.index == 0 {
+		return fmt.Errorf("the log up to index %d was released, the snapshot named is %d: %w", max(first, p.needs), p.follows.index, wal.ErrCorrupt)
 	}
 	if p.headless && first == 0 {
 		return fmt.Errorf("the log was never released and does not begin at %d: %w", FirstIndex+1, wal.ErrCorrupt)
@@ -78,7 +82,7 @@ func (p *replayer) entry(r wal.Record) error {
 	if !p.begun {
 		p.begun = true
 		if r.Index > l.last+1 {
-			p.floating, p.headless = true, true
+			p.floating, p.headless, p.needs = true, true, r.Index-1
 			l.restart(r.Index-1, 0)
 		}
 	}
@@ -132,25 +136,33 @@ func (p *replayer) base(r wal.Record) error {
 	if b.index <= p.follows.index || r.Type == recordInstall && r.Index != b.index {
 		return fmt.Errorf("snapshot %d in a record of %d, after snapshot %d: %w", b.index, r.Index, p.follows.index, wal.ErrCorrupt)
 	}
+	if err := p.setHard(b.hardTerm, b.hardVote, b.commit); err != nil {
+		return err
+	}
+	p.follows = b
 	l := p.log
 	switch {
-	case r.Type == recordInstall || !p.begun:
+	case r.Type == recordInstall:
+		p.begun, p.floating = true, false
 		l.restart(b.index, b.term)
+		return nil
+	case !p.begun:
+		p.headless = true
+		l.restart(b.index, b.term)
+		return nil
+	case p.floating && b.index < l.base:
+		return nil // entries between it and those here were released for a later one
 	case p.floating && b.index == l.base:
 		l.baseTerm = b.term
 	case b.index <= l.base || b.index > l.last || l.termAt(b.index) != b.term:
 		return fmt.Errorf("snapshot %d of term %d in a log of %d..%d: %w", b.index, b.term, l.base+1, l.last, wal.ErrCorrupt)
-	}
-	if err := p.setHard(b.hardTerm, b.hardVote, b.commit); err != nil {
-		return err
 	}
 	if l.baseTerm == 0 {
 		// The term before the first entry is not known, that entry's own is.
 		l.base, l.baseTerm = l.entries[0].GetIndex(), l.entries[0].GetTerm()
 		l.entries = l.entries[1:]
 	}
-	p.follows, p.floating, p.begun = b, false, true
-	l.snap = (&SnapshotMeta{Index: b.index, Term: b.term}).Raft() // its file is read later
-	l.forget()
+	p.floating = false
+	l.forget(b.index)
 	return nil
 }
