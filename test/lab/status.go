@@ -32,19 +32,7 @@ type Status struct {
 		Voters    int  `json:"voters"`
 		Reachable int  `json:"reachable"`
 	} `json:"quorum"`
-	Members []struct {
-		Name        string `json:"name"`
-		Role        string `json:"role"`
-		Reachable   bool   `json:"reachable"`
-		LastBeatMs  int64  `json:"last_beat_ms"`
-		Match       uint64 `json:"match"`
-		Fenced      bool   `json:"fenced"`
-		Maintenance bool   `json:"maintenance"`
-		Healthy     bool   `json:"healthy"`
-		Voter       bool   `json:"voter"`
-		State       string `json:"state"`
-		RaftID      string `json:"raft_id"`
-	} `json:"members"`
+	Members    []Member `json:"members"`
 	Membership struct {
 		Differences []string `json:"differences"`
 		Waiting     string   `json:"waiting"`
@@ -89,6 +77,21 @@ type Status struct {
 
 	// Raw is the whole answer.
 	Raw json.RawMessage `json:"-"`
+}
+
+// Member is what a status says of a member.
+type Member struct {
+	Name        string `json:"name"`
+	Role        string `json:"role"`
+	Reachable   bool   `json:"reachable"`
+	LastBeatMs  int64  `json:"last_beat_ms"`
+	Match       uint64 `json:"match"`
+	Fenced      bool   `json:"fenced"`
+	Maintenance bool   `json:"maintenance"`
+	Healthy     bool   `json:"healthy"`
+	Voter       bool   `json:"voter"`
+	State       string `json:"state"`
+	RaftID      string `json:"raft_id"`
 }
 
 // Holds reports whether the member says that it holds the VIP by a valid lease.
