@@ -81,6 +81,9 @@ func (w *worker) apply(now int64, e quorum.Entry) {
 		w.log.Info("entry without effect", "index", e.Index, "reason", result.Ignored)
 		return
 	}
+	if kind, ok := storage.KindOf(e.Data); !ok || !kind.Data() {
+		w.placementNews = true
+	}
 	switch op := result.Command.Op.(type) {
 	case storage.Batch:
 		w.dataChanged = true

@@ -183,6 +183,7 @@ func (w *worker) receiveBeat(now int64, name string, b *transport.Beat) {
 	w.learnMACs(p, b.MACs)
 	w.raft.Beat(now, beatInfo(b))
 	w.tracker.Observe(now, w.placementReport(b))
+	w.placementNews = true
 	w.showEpochs(now, b)
 	w.followMoves(now, b)
 	w.takeOrders(now, b)
@@ -294,6 +295,7 @@ func (w *worker) learn(now int64, n lease.Note) {
 	}
 	over := n.Kind == lease.Over
 	w.tracker.Note(now, n.Node, n.Incarnation, over, n.Group, n.Epoch)
+	w.placementNews = true
 	if !over {
 		return
 	}

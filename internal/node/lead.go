@@ -55,6 +55,7 @@ func (w *worker) observeSelf(now int64, b *transport.Beat) {
 	r := w.placementReport(b)
 	r.HearsUs = true
 	w.tracker.Observe(now, r)
+	w.placementNews = true
 	w.followMoves(now, b)
 }
 
@@ -94,6 +95,24 @@ func (w *worker) lead(now int64) {
 		w.loseMemberAsk(now)
 		return
 	}
+	w.place(now)
+	w.switchTurn(now)
+	w.settleTurn(now)
+	w.membersTurn(now)
+	w.expireTurn(now)
+	w.checkpointTurn(now)
+}
+
+// placeEvery is how often placement is asked when it has heard nothing new, in
+// parts of a beat: writes make the loop turn thousands of times a second.
+const placeEvery = 5
+
+// place asks placement and proposes what it answers.
+func (w *worker) place(now int64) {
+	if !w.placementNews && now < w.nextPlace {
+		return
+	}
+	w.placementNews, w.nextPlace = false, now+int64(w.timing.Beat)/placeEvery
 	for _, cmd := range w.decide(now) {
 		data, err := cmd.Encode()
 		if err == nil {
@@ -103,11 +122,6 @@ func (w *worker) lead(now int64) {
 			w.limited.Warn("proposal not taken", "error", err)
 		}
 	}
-	w.switchTurn(now)
-	w.settleTurn(now)
-	w.membersTurn(now)
-	w.expireTurn(now)
-	w.checkpointTurn(now)
 }
 
 // decide turns placement's actions into commands, and into orders for the next

@@ -161,6 +161,7 @@ func (w *worker) stalled(now int64, d time.Duration) {
 	if w.raft != nil {
 		w.raft.Stalled(now)
 		w.tracker.Stalled(now)
+		w.placementNews = true
 	}
 	for _, g := range w.groups {
 		g.heldSince = max(g.heldSince, now)

@@ -407,6 +407,7 @@ func (w *worker) beginSwitch(now int64, actor string, a failoverAsk, done func(i
 		return
 	}
 	err := w.tracker.Switch(now, g.id, target)
+	w.placementNews = true
 	if err != nil && !(a.From != "" && errors.Is(err, placement.ErrBusy)) {
 		refuse(control.PreconditionFailed, "holdfast status shows who is eligible", "%v", err)
 		return

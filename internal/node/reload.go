@@ -217,6 +217,7 @@ func (w *worker) useConfig(now int64, next *config.Config) error {
 	w.hooks.SetHooks(hooksOf(next))
 	if w.raft != nil {
 		w.tracker.SetConfig(w.placementConfig())
+		w.placementNews = true
 		w.placeVIPs()
 	}
 	if old.Status.Listen != next.Status.Listen {

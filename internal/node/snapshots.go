@@ -139,5 +139,5 @@ func (w *worker) adoptAssignments(now int64) {
 		}
 		w.carryOut(now, own, own.tenure.Assigned(now, a.Epoch, mine))
 	}
-	w.beatNow = true
+	w.beatNow, w.placementNews = true, true
 }

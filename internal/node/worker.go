@@ -131,6 +131,8 @@ type worker struct {
 	// The buckets, and what keeps their copies equal (flow 2).
 	snaps          *storage.Snapshots
 	shipping       *shipping
+	placementNews  bool // placement has heard something since it was asked
+	nextPlace      int64
 	members        memberships
 	ledSince       int64
 	received       *storage.State // of a snapshot that raft has not yet taken
