@@ -15,6 +15,7 @@ import (
 type Client struct {
 	pool   pool
 	once   bool // NoRetry
+	absent bool // FailUnreachable
 	prefix string
 	serial atomic.Uint64
 }
@@ -25,6 +26,10 @@ type Option func(*Client)
 // NoRetry makes every call try once; a write may then end with an unknown
 // outcome (Timeout) although ctx has time left.
 func NoRetry() Option { return func(c *Client) { c.once = true } }
+
+// FailUnreachable makes a call end at once when no daemon answers on the
+// socket; otherwise it waits for one.
+func FailUnreachable() Option { return func(c *Client) { c.absent = true } }
 
 // MaxIdle is how many connections are kept while nobody needs them; 256 if not
 // given. As many are open as calls run at once. The daemon has 1024 for all.
@@ -40,6 +45,11 @@ func New(path string, options ...Option) *Client {
 		o(c)
 	}
 	return c
+}
+
+// lasts tells whether a failure ends a call.
+func (c *Client) lasts(e *Error) bool {
+	return !e.transient() || c.once || c.absent && e.Code == Unreachable
 }
 
 // Close closes idle connections. Calls that run go on.

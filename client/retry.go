@@ -57,7 +57,7 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 			last = unknown(e)
 		}
 		open = open || e.Code == Timeout
-		if !e.transient() || c.once {
+		if c.lasts(e) {
 			return nil, last
 		}
 		if !pause.wait(ctx) {

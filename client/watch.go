@@ -213,7 +213,7 @@ func (w *Watcher) connect() error {
 				e = broken(err)
 			}
 		}
-		if last = e; !e.transient() || w.c.once {
+		if last = e; w.c.lasts(e) {
 			return e
 		}
 		if !w.pause.wait(w.ctx) {

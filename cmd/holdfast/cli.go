@@ -31,6 +31,7 @@ type cli struct {
 	Unfence     unfenceCmd     `cmd:"" help:"Lift the fence of a node."`
 	Audit       auditCmd       `cmd:"" help:"Look at the trail of what was changed and by whom, and check it."`
 	Member      memberCmd      `cmd:"" help:"Show and change the members of the cluster."`
+	KV          kvCmd          `cmd:"" name:"kv" help:"Read, write and watch the keys of a bucket."`
 	WAL         walCmd         `cmd:"" name:"wal" help:"Look at a log on disk, offline and read-only."`
 	Reload      reloadCmd      `cmd:"" help:"Make the daemon read its configuration again."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
@@ -98,12 +99,14 @@ func usageError(err error) error {
 }
 
 // client reaches the daemon of this host.
-func (a *app) client() *control.Client {
-	path := a.cli.Socket
-	if path == "" {
-		path = config.LookAt(a.cli.ConfigFile).SocketPath()
+func (a *app) client() *control.Client { return control.NewClient(a.socket()) }
+
+// socket is the path of the control socket.
+func (a *app) socket() string {
+	if a.cli.Socket != "" {
+		return a.cli.Socket
 	}
-	return control.NewClient(path)
+	return config.LookAt(a.cli.ConfigFile).SocketPath()
 }
 
 // show prints the result of a command: v as JSON, or the text for people.

@@ -91,7 +91,7 @@ func unreachableHint(e *control.UnreachableError) string {
 // elsewhere; invalid is what never will.
 func refusedCode(code control.Code) int {
 	switch code {
-	case control.NoQuorum, control.PreconditionFailed, control.NotFound, control.QuotaExceeded, control.DiskFull:
+	case control.NoQuorum, control.PreconditionFailed, control.NotFound, control.QuotaExceeded, control.DiskFull, control.Compacted:
 		return exitRefused
 	case control.Invalid, control.TooLarge:
 		return exitUsage
