@@ -133,6 +133,7 @@ func (w *worker) catchingUp() bool { return w.appliedIndex() < w.replayTo }
 // caughtUp makes the effects of the replayed log those of its end.
 func (w *worker) caughtUp(now int64) {
 	w.replayTo = 0
+	w.checkStranger()
 	w.groupsChanged(now)
 	w.fencesChanged()
 }
@@ -173,8 +174,15 @@ func (w *worker) membershipChanged() {
 	w.raft.SetMembers(w.state.Members())
 	w.tracker.SetMembers(w.placementMembers())
 	w.confChanged()
+	w.checkStranger()
+}
+
+// checkStranger tells whether the configuration knows this node; what a log
+// that is being replayed says of it is of the past.
+func (w *worker) checkStranger() {
 	conf, _ := w.state.Conf()
 	switch {
+	case w.catchingUp():
 	case conf.Contains(w.rid):
 		if w.stranger != "" {
 			w.log.Info("this node is in the configuration", "voter", conf.Voter(w.rid))
