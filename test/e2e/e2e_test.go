@@ -190,6 +190,7 @@ type report struct {
 	Identity struct {
 		Founded   bool   `json:"founded"`
 		ClusterID string `json:"cluster_id"`
+		RaftID    string `json:"raft_id"`
 	} `json:"identity"`
 }
 

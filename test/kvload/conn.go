@@ -111,6 +111,9 @@ func (c *Conn) do(ctx context.Context, method, path string, header map[string]st
 		if again {
 			c.at.CompareAndSwap(n, n+1)
 		}
+		if unknown && Code(err) == "disk_full" {
+			return r, openStill(err)
+		}
 		if !again || !c.Retry {
 			return r, err
 		}
@@ -118,11 +121,17 @@ func (c *Conn) do(ctx context.Context, method, path string, header map[string]st
 		case <-time.After(pause):
 		case <-ctx.Done():
 			if unknown && !errors.Is(err, ErrUnknown) {
-				err = fmt.Errorf("%w: an earlier try got no answer, the last: %w", ErrUnknown, err)
+				err = openStill(err)
 			}
 			return r, err
 		}
 	}
+}
+
+// openStill is the error of a request whose earlier try got no answer and
+// whose last was not even looked at: the earlier may still be executed.
+func openStill(last error) error {
+	return fmt.Errorf("%w: an earlier try got no answer, the last: %s", ErrUnknown, last.Error())
 }
 
 func (c *Conn) attempt(ctx context.Context, n int, method, path string, header map[string]string, body []byte, id string) (reply, error) {
