@@ -2,8 +2,10 @@ package wal
 
 import (
 	"encoding/binary"
+	"unsafe"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
 )
 
 // Record is one record of the log.
@@ -30,7 +32,7 @@ type place struct {
 // encoder turns records into the bytes of a batch. Its buffers are used again.
 type encoder struct {
 	data []byte // without tags
-	out  []byte // with tags
+	out  []byte // with tags, and room to align them
 }
 
 // keepBytes is the largest buffer that an encoder keeps.
@@ -48,7 +50,8 @@ func (e *encoder) encode(records []Record, at place) ([]byte, uint32) {
 		"batch of %d records at offset %d, synced up to %d", len(records), at.offset, at.synced)
 	data := size / blockBytes * blockData
 	e.data = reuse(e.data, data)
-	e.out = reuse(e.out, size)
+	e.out = reuse(e.out, size+vfs.DirectBytes)
+	out := aligned(e.out)[:size]
 
 	pos := int64(frameBytes)
 	base := position(at.offset)
@@ -68,8 +71,14 @@ func (e *encoder) encode(records []Record, at place) ([]byte, uint32) {
 		term: uint64(at.prev) | uint64(len(records))<<32,
 	}
 	crc := head.encode(e.data, base)
-	stripe(e.out, e.data, tagOf(at.salt, at.number))
-	return e.out, crc
+	stripe(out, e.data, tagOf(at.salt, at.number))
+	return out, crc
+}
+
+// aligned returns b from the first place on that a direct write may begin at.
+func aligned(b []byte) []byte {
+	past := uintptr(unsafe.Pointer(unsafe.SliceData(b))) % vfs.DirectBytes
+	return b[(vfs.DirectBytes-past)%vfs.DirectBytes:]
 }
 
 // reuse returns a zeroed slice of n bytes, b if it is large enough.

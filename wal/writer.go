@@ -126,11 +126,8 @@ func (w *writer) writeBatch(records []Record) (size int, err error) {
 	end := w.offset + int64(len(out))
 	invariant.Check(end <= int64(w.head.size), "batch %d from %d to %d in a segment of %d",
 		w.number, w.offset, end, w.head.size)
-	if _, err := w.file.WriteAt(out, w.offset); err != nil {
+	if err := w.file.WriteSync(out, w.offset); err != nil {
 		return 0, fmt.Errorf("write batch: %w", err)
-	}
-	if err := w.file.Sync(); err != nil {
-		return 0, fmt.Errorf("sync batch: %w", err)
 	}
 	w.offset, w.number, w.prev = end, w.number+1, crc
 	return len(out), nil

@@ -218,6 +218,9 @@ func (f *injectFile) Sync() error {
 	return f.File.Sync()
 }
 
+// WriteSync comes as the two steps that it stands for.
+func (f *injectFile) WriteSync(p []byte, off int64) error { return writeThenSync(f, p, off) }
+
 func (f *injectFile) Reload() error {
 	if err := f.before(Op{Kind: OpReload, Path: f.name}); err != nil {
 		return err

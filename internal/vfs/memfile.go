@@ -86,6 +86,8 @@ func (f *memFile) Sync() error {
 	return nil
 }
 
+func (f *memFile) WriteSync(p []byte, off int64) error { return writeThenSync(f, p, off) }
+
 func (f *memFile) Reload() error { return f.Sync() }
 
 func (f *memFile) Size() (int64, error) {

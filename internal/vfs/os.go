@@ -27,7 +27,8 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{f}, nil
+	// A handle for reading must not write by its second one.
+	return &osFile{File: f, direct: direct{none: flag&(os.O_WRONLY|os.O_RDWR) == 0}}, nil
 }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
@@ -102,7 +103,13 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	return f, nil // closing the descriptor ends the lock
 }
 
-type osFile struct{ *os.File }
+type osFile struct {
+	*os.File
+	direct direct
+}
+
+// Close closes the file with what WriteSync opened.
+func (f *osFile) Close() error { return errors.Join(f.direct.close(), f.File.Close()) }
 
 func (f *osFile) Sync() error {
 	if err := f.control(unix.Fdatasync); err != nil {

@@ -43,6 +43,11 @@ type File interface {
 	// error nothing is known about what the disk holds, and a second Sync may
 	// wrongly say that all is well: the caller must give up the file.
 	Sync() error
+	// WriteSync is WriteAt of all of p and Sync of these bytes, in one step
+	// where the system has one that is quicker. Everything else that was
+	// written to the file must have been synced before. After an error the
+	// same holds as after one of Sync.
+	WriteSync(p []byte, off int64) error
 	// Reload is Sync, after which the cached content is dropped where the
 	// system allows, so that the next read shows what the disk holds. After a
 	// failed sync of an earlier process the cache may hold more.
