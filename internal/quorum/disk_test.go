@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"slices"
 
@@ -18,12 +19,21 @@ type disk interface {
 	Close() error
 }
 
+var _ disk = (*storage.Log)(nil)
+
+// op is a call to the disk that waits for those before it, and if it is a write
+// for the disk too.
+type op struct {
+	run   func()
+	write bool
+}
+
 // slowLog gives writes to the disk only when virtual time says that it is done,
 // so that a crash loses what was not yet synced.
 type slowLog struct {
 	disk
 	n       *node
-	queue   []func()
+	queue   []op
 	install *raftpb.Snapshot // goes before the next write
 	stuck   bool
 }
@@ -31,18 +41,20 @@ type slowLog struct {
 func (l *slowLog) Save(hs *raftpb.HardState, entries []*raftpb.Entry, done func(error)) {
 	snap := l.install
 	l.install = nil
-	l.queue = append(l.queue, func() {
+	l.queue = append(l.queue, op{write: true, run: func() {
+		release := func() error { return nil }
 		if snap != nil {
-			l.disk.Install(snap)
+			release = l.disk.Install(snap)
 		}
 		end := make(chan error, 1)
 		l.disk.Save(hs, entries, func(err error) { end <- err })
 		done(<-end)
+		l.n.s.check(release())
 		c := <-l.n.d.Durable()
 		if err := l.n.d.Persisted(l.n.s.now, c); err != nil {
 			l.n.s.t.Fatalf("node %s: %v", l.n.name, err)
 		}
-	})
+	}})
 	l.n.s.after(l.n, l.n.s.fsync, l.run)
 }
 
@@ -57,16 +69,28 @@ func (l *slowLog) run() {
 	if l.stuck || len(l.queue) == 0 {
 		return
 	}
-	op := l.queue[0]
+	first := l.queue[0]
 	l.queue = l.queue[1:]
-	op()
+	first.run()
+	for len(l.queue) > 0 && !l.queue[0].write {
+		next := l.queue[0]
+		l.queue = l.queue[1:]
+		next.run()
+	}
 	l.n.turn()
 }
 
-func (l *slowLog) KeepCommit(commit uint64) {
+// behind runs what is no write behind the writes that are under way.
+func (l *slowLog) behind(run func()) {
 	if len(l.queue) == 0 {
-		l.disk.KeepCommit(commit)
+		run()
+		return
 	}
+	l.queue = append(l.queue, op{run: run})
+}
+
+func (l *slowLog) KeepCommit(commit uint64) {
+	l.behind(func() { l.disk.KeepCommit(commit) })
 }
 
 // memDisk is a log in memory whose every Save is durable at once. Its snapshot
@@ -113,7 +137,7 @@ func (m *memDisk) Install(snap *raftpb.Snapshot) func() error {
 	m.base, m.term, m.entries = snap.GetMetadata().GetIndex(), snap.GetMetadata().GetTerm(), nil
 	m.hard.Term = new(max(m.hard.GetTerm(), m.term))
 	m.hard.Commit = new(max(m.hard.GetCommit(), m.base))
-	return nil
+	return func() error { return nil }
 }
 
 // compact makes snap the log's snapshot and keeps some entries before it.
@@ -201,19 +225,25 @@ func (s *sim) state(snap *raftpb.Snapshot) *storage.State {
 }
 
 // compact writes a snapshot of a node's state, which takes a while, and then
-// cuts its log, keeping so many entries before it.
+// cuts its log; a memDisk keeps so many entries before it.
 func (n *node) compact(keep uint64) {
-	snap := n.s.snapshotOf(n.st)
-	n.s.after(n, n.s.fsync, func() {
-		// A log that is being replaced has its turn first.
-		l := n.log
-		if len(l.queue) == 0 && l.install == nil {
-			n.mem.compact(snap, keep)
-			return
+	if index, _ := n.st.Applied(); index == storage.FirstIndex {
+		return
+	}
+	var follow func()
+	if n.mem != nil {
+		snap := n.s.snapshotOf(n.st)
+		follow = func() { n.mem.compact(snap, keep) }
+	} else {
+		frozen := n.st.Freeze()
+		follow = func() {
+			meta, err := n.data.Snapshots().Write(context.Background(), frozen)
+			n.s.check(err)
+			n.s.check(n.log.disk.(*storage.Log).Compact(meta)())
 		}
-		l.queue = append(l.queue, func() { n.mem.compact(snap, keep) })
-		n.s.after(n, n.s.fsync, l.run)
-	})
+	}
+	// A log that is being replaced has its turn first.
+	n.s.after(n, n.s.fsync, func() { n.log.behind(follow) })
 }
 
 // shipLimit is when the sender of a snapshot gives up.
@@ -236,6 +266,7 @@ func (n *node) ship(out SnapshotOut) {
 	if got := m.GetSnapshot().GetMetadata().GetIndex(); got != out.Index || m.GetTo() != out.To {
 		s.t.Fatalf("snapshot %d for %x goes as %d for %x", out.Index, out.To, got, m.GetTo())
 	}
+	file := n.file(out.Index)
 	inc := n.inc
 	for _, to := range s.nodes {
 		if to.member.RaftID != out.To {
@@ -246,13 +277,43 @@ func (n *node) ship(out SnapshotOut) {
 		}
 		s.transmit(n, to, func(l *link) bool { return l.cutRaft }, func() {
 			s.after(to, s.rng.Int64N(20*ms), func() {
-				to.received = s.state(m.GetSnapshot())
+				to.receive(m.GetSnapshot(), file)
 				s.check(to.d.StepSnapshot(s.now, n.member.RaftID, inc, out.Message))
 				to.turn()
 				s.transmit(to, n, func(l *link) bool { return l.cutRaft }, func() { finish(true) })
 			})
 		})
 	}
+}
+
+// file reads a snapshot to be sent.
+func (n *node) file(index uint64) []byte {
+	if n.mem != nil {
+		return nil // it is in the message
+	}
+	f, err := n.data.Snapshots().Open(index)
+	n.s.check(err)
+	b := make([]byte, f.Size())
+	_, err = f.ReadAt(b, 0)
+	n.s.check(err)
+	n.s.check(f.Close())
+	return b
+}
+
+// receive takes what was sent.
+func (n *node) receive(snap *raftpb.Snapshot, file []byte) {
+	if n.mem != nil {
+		n.received = n.s.state(snap)
+		return
+	}
+	meta, err := storage.DecodeSnapshotMeta(snap.GetData())
+	n.s.check(err)
+	r, err := n.data.Snapshots().Receive(meta)
+	n.s.check(err)
+	at := r.Offset()
+	n.s.check(r.Write(at, file[at:]))
+	n.received, err = r.Finish(context.Background())
+	n.s.check(err)
 }
 
 // restore puts a received state into force.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
+	"github.com/holdfast-ha/holdfast/storage/kv"
 )
 
 // The cluster of these tests runs in one goroutine in virtual time: real
@@ -81,6 +82,7 @@ type sim struct {
 
 	first     storage.FirstConfig
 	plain     bool              // logs are memDisks
+	value     int               // bytes that a proposal puts into a bucket
 	leaders   map[uint64]string // term -> leader
 	committed []commit          // committed[i] has index i+2
 	hashes    map[uint64][32]byte
@@ -584,7 +586,13 @@ func (s *sim) propose() error {
 	if l == nil {
 		return errors.New("no leader")
 	}
-	b, err := storage.Command{At: s.now, Actor: "test", Op: storage.Maintenance{Node: l.member.RaftID, On: s.rng.IntN(2) == 0}}.Encode()
+	var op storage.Op = storage.Maintenance{Node: l.member.RaftID, On: s.rng.IntN(2) == 0}
+	if s.value > 0 {
+		op = storage.Batch{Batch: &kv.Batch{Clock: s.now, MaxBytes: 1 << 30, Requests: []kv.Request{{Then: []kv.Op{
+			{Kind: kv.OpPut, Bucket: "test", Key: fmt.Sprint(s.rng.IntN(10)), Value: make([]byte, s.value)},
+		}}}}}
+	}
+	b, err := storage.Command{At: s.now, Actor: "test", Op: op}.Encode()
 	s.check(err)
 	if err := l.d.Propose(s.now, b); err != nil {
 		return err

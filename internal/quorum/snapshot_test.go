@@ -34,7 +34,7 @@ func (s *sim) catchUp(n *node) {
 // compactAll cuts every log at what is applied.
 func (s *sim) compactAll() {
 	for _, n := range s.nodes {
-		if n.up {
+		if n.up && !n.frozen {
 			n.compact(0)
 		}
 	}
@@ -314,4 +314,40 @@ func TestWritesGoOnDuringSnapshot(t *testing.T) {
 	}
 	s.links[[2]*node{l, gw2}].delay = ms
 	s.catchUp(gw2)
+}
+
+// The same with real logs and snapshot files: logs opened anew hold only what
+// was not released, and a node that was away is filled from the file.
+func TestRealSnapshotFillsNode(t *testing.T) {
+	s := cluster(t, 59, "gw1", "gw2", "w1")
+	s.value = 30 << 10 // a segment has 64 KiB
+	l := s.settle()
+	gw2 := s.node("gw2")
+	for round := 1; round <= 3; round++ {
+		s.isolate(gw2, true)
+		s.fill(10)
+		s.compactAll()
+		for _, n := range []*node{l, s.node("w1")} {
+			n.crash()
+			n.start()
+		}
+		if !s.runUntil(5*time.Second, func() bool { return s.leader() != nil && s.leader() != gw2 }) {
+			t.Fatalf("no leader: %s", s.picture())
+		}
+		s.fill(2)
+		s.isolate(gw2, false)
+		s.settle()
+		if gw2.restored != round {
+			t.Fatalf("round %d: restored %d times", round, gw2.restored)
+		}
+		gw2.crash()
+		gw2.start()
+		if gw2.d.tail.handed < 10 {
+			t.Fatalf("starts over at %d", gw2.d.tail.handed)
+		}
+		s.settle()
+		gw2.compact(0) // and its own snapshots follow the one it received
+		s.fill(3)
+		l = s.settle()
+	}
 }
