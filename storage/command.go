@@ -379,7 +379,7 @@ func shorter(what, v string, limit int) error {
 
 func (Checkpoint) encode(*encoder) {}
 func (Checkpoint) validate() error { return nil }
-func (b Batch) encode(e *encoder)  { e.raw(b.Encode()) }
+func (b Batch) encode(e *encoder)  { e.b = b.Append(e.b) }
 func (b Batch) validate() error    { return nil } // each request was checked where it came in
 func (x Expire) encode(e *encoder) { e.u64(uint64(x.Clock)) }
 func (x Expire) validate() error   { return nil }

@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/quorum"
 	"github.com/holdfast-ha/holdfast/netfence"
 	"github.com/holdfast-ha/holdfast/storage"
+	"github.com/holdfast-ha/holdfast/storage/kv"
 )
 
 // raftTurn lets raft do what is due, sends what it says, and applies what it
@@ -90,6 +91,9 @@ func (w *worker) apply(now int64, e quorum.Entry) {
 		w.writesApplied(now, e.Index, e.Term, result.Data)
 	case storage.Expire:
 		w.dataChanged = w.dataChanged || result.Expired > 0
+		if result.Expired >= kv.MaxExpire {
+			w.nextExpire = 0 // more are due
+		}
 	case storage.Checkpoint:
 		w.checkpoint(now, e.Index)
 	case storage.Assign:
