@@ -147,16 +147,26 @@ func readSnapshot(b []byte) (*State, SnapshotMeta, error) {
 	return decodeSnapshot(context.Background(), "f", bytes.NewReader(b))
 }
 
-// Whatever the bytes, reading ends with a state or with damage, and what is
-// read writes the same bytes again.
+// Whatever the bytes behind the header, reading ends with a state or with
+// damage, and what is read writes the same bytes again.
 func FuzzReadSnapshot(f *testing.F) {
-	_, b := remote(f, 5)
-	f.Add(b)                // a real one
-	f.Add(b[:snapHeader])   // the header alone
-	f.Add(b[:len(b)-1])     // cut short
-	f.Add(append(b, 0))     // too long
-	f.Add(b[:snapHeader+8]) // a block without its data
+	state := NewState(firstConfig())
+	if _, err := state.Apply(2, 1, nil); err != nil {
+		f.Fatal(err)
+	}
+	s := memSnapshots(vfs.NewMem())
+	if _, err := s.Write(f.Context(), state.Freeze()); err != nil {
+		f.Fatal(err)
+	}
+	file := mustRead(f, s, 2)
+	head, b := file[:snapHeader], file[snapHeader:]
+	f.Add(b)                     // a real one
+	f.Add(b[:len(b)-1])          // cut short
+	f.Add(append(b, 0))          // too long
+	f.Add(b[:blockHead])         // a block without its data
+	f.Add(b[len(b)-snapFooter:]) // a sum where a block belongs
 	f.Fuzz(func(t *testing.T, b []byte) {
+		b = append(bytes.Clone(head), b...)
 		state, meta, err := readSnapshot(b)
 		if err != nil {
 			if !errors.Is(err, wal.ErrCorrupt) {
@@ -168,6 +178,22 @@ func FuzzReadSnapshot(f *testing.F) {
 		again, err := s.Write(t.Context(), state.Freeze())
 		if err != nil || again.Sum != meta.Sum || !bytes.Equal(mustRead(t, s, meta.Index), b) {
 			t.Fatalf("written again it is another file: %v", err)
+		}
+	})
+}
+
+// Any header either is refused or says what encodes to it.
+func FuzzSnapshotHeader(f *testing.F) {
+	m, _ := remote(f, 5)
+	b := encodeSnapHeader(&m)
+	f.Add(b[:200])            // a real one, zeros left out
+	f.Add(b[:len(snapMagic)]) // cut short
+	f.Fuzz(func(t *testing.T, b []byte) {
+		head := make([]byte, snapHeader)
+		copy(head[:snapHeader-4], b)
+		binary.BigEndian.PutUint32(head[snapHeader-4:], crc32.Checksum(head[:snapHeader-4], castagnoli))
+		if m, _, err := decodeSnapHeader(head); err == nil && !bytes.Equal(encodeSnapHeader(&m), head) {
+			t.Fatal("two encodings of one header")
 		}
 	})
 }
