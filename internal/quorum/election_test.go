@@ -333,19 +333,3 @@ func TestStepRefusesWhatIsNotAPeersMessage(t *testing.T) {
 		t.Errorf("vote of a stranger: %v, %d dropped", err, gw2.d.dropped-dropped)
 	}
 }
-
-func FuzzDecodeFrame(f *testing.F) {
-	m := &raftpb.Message{Type: raftpb.MsgApp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(3)),
-		Entries: []*raftpb.Entry{{Index: new(uint64(4)), Term: new(uint64(3)), Data: []byte("x")}}}
-	b, err := proto.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if m, err := decodeFrame(1, 2, data); err == nil && (m.GetFrom() != 2 || m.GetTerm() == 0) {
-			t.Fatal("accepted a frame that is not the peer's")
-		}
-	})
-}

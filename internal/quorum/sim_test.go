@@ -336,17 +336,18 @@ func (s *sim) eachLink(f func(*link)) {
 	}
 }
 
-// transmit decides the fate of a datagram or frame.
-func (s *sim) transmit(from, to *node, lost func(*link) bool, run func()) {
+// transmit decides the fate of a datagram or frame; false if it is lost.
+func (s *sim) transmit(from, to *node, lost func(*link) bool, run func()) bool {
 	l := s.links[[2]*node{from, to}]
 	if !to.up || l.cut || lost(l) || (l.loss > 0 && s.rng.IntN(1000) < l.loss) {
-		return
+		return false
 	}
 	d := l.delay
 	if l.jitter > 0 {
 		d += s.rng.Int64N(l.jitter)
 	}
 	s.after(to, d, run)
+	return true
 }
 
 // open opens what is on a node's disk.
@@ -476,10 +477,13 @@ func (n *node) sendRaft(m Message) {
 			s.onRaft(n, to, msg)
 		}
 		inc := n.inc
-		s.transmit(n, to, func(l *link) bool { return l.cutRaft }, func() {
+		sent := s.transmit(n, to, func(l *link) bool { return l.cutRaft }, func() {
 			s.check(to.d.Step(s.now, n.member.RaftID, inc, m.Data))
 			to.turn()
 		})
+		if !sent && s.rng.IntN(2) == 0 {
+			n.d.Unreachable(m.To) // some losses are noticed
+		}
 	}
 }
 

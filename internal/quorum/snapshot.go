@@ -21,7 +21,7 @@ type SnapshotOut struct {
 }
 
 // Restored says that a snapshot is in force: the state machine must be replaced
-// by the state that was received with it.
+// by the state that was received with it, and then SetMembers be called.
 type Restored struct {
 	Index, Term uint64
 	Conf        storage.Conf
@@ -43,10 +43,10 @@ func (d *Driver) SnapshotDone(now int64, to uint64, ok bool) {
 }
 
 // StepSnapshot takes the message of a snapshot whose state this node has
-// received and stored. If raft takes it, the next Output says Restored, and the
-// log is replaced; if not, because the log has come as far meanwhile or for
-// another reason, nothing happens and the state may be dropped. ErrFrame: the
-// message is none of a snapshot.
+// received and stored. If raft takes it, an Output says Restored, the next one
+// unless the disk is far behind, and the log is replaced; if not, because the
+// log has come as far meanwhile or for another reason, nothing happens and the
+// state may be dropped. ErrFrame: the message is none of a snapshot.
 func (d *Driver) StepSnapshot(now int64, from, incarnation uint64, data []byte) error {
 	d.at(now)
 	m, err := decodeFrame(d.cfg.ID, from, data)
