@@ -183,21 +183,32 @@ func (w *world) trail(t *testing.T, node string, kinds ...string) []auditEvent {
 	return all
 }
 
-// audited waits until the trail has an event of that kind about a node.
-func (w *world) audited(t *testing.T, through, kind, node string) auditEvent {
+// audited waits until the trail has an event of that kind about a node, later
+// than number after, with a cause when one is named.
+func (w *world) audited(t *testing.T, through string, after uint64, kind, node, cause string) auditEvent {
 	t.Helper()
 	var found auditEvent
 	eventually(t, func() error {
 		all := w.trail(t, through, kind)
 		for _, e := range slices.Backward(all) {
-			if e.Node == node {
+			if e.Seq > after && e.Node == node && (cause == "" || e.Cause == cause) {
 				found = e
 				return nil
 			}
 		}
-		return fmt.Errorf("no event %q about %s in %+v", kind, node, all)
+		return fmt.Errorf("no event %q of cause %q about %s in %+v", kind, cause, node, all)
 	})
 	return found
+}
+
+// lastAudit is the number of the newest event.
+func (w *world) lastAudit(t *testing.T, through string) uint64 {
+	t.Helper()
+	all := w.trail(t, through)
+	if len(all) == 0 {
+		return 0
+	}
+	return all[len(all)-1].Seq
 }
 
 const big = 256 << 10 // bytes of the values that make a log grow

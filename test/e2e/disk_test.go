@@ -138,7 +138,7 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 		if e := w.epoch(t, leader); e != epoch {
 			t.Errorf("epoch %d became %d", epoch, e)
 		}
-		w.audited(t, "w1", "disk", leader)
+		w.audited(t, "w1", 0, "disk", leader, "full")
 	})
 
 	t.Run("full while all are killed", func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestSlowDiskMovesTheAddress(t *testing.T) {
 	p.safeWithin(moved)
 	w.ready(t)
 	w.everywhere(t, l)
-	w.audited(t, "w1", "disk", holder)
+	w.audited(t, "w1", 0, "disk", holder, "slow")
 }
 
 // A disk that does not answer at all is worse than a dead node, since its
