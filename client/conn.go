@@ -36,6 +36,7 @@ type request struct {
 	headers      []header
 	body         []byte
 	write        bool
+	open         bool // a try of this write may have happened, or may yet
 }
 
 // answer is a whole answer.

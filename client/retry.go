@@ -43,7 +43,6 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	}
 	var last *Error
 	var pause backoff
-	open := false // an earlier try of this write may have happened, or may yet
 	for {
 		if ctx.Err() != nil {
 			return nil, ended(ctx, last)
@@ -53,10 +52,10 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 			return a, nil
 		}
 		last = e
-		if r.write && open && !e.settles() {
+		if r.open && !e.settles() {
 			last = unknown(e)
 		}
-		open = open || e.Code == Timeout
+		r.open = r.open || r.write && e.Code == Timeout
 		if c.lasts(e) {
 			return nil, last
 		}
@@ -81,8 +80,9 @@ func (c *Client) try(ctx context.Context, r *request) (*answer, *Error) {
 		case err == nil:
 			return nil, a.failure()
 		case cn.old && ctx.Err() == nil && !isTimeout(err):
-			// The daemon closed this connection while it was idle. A write
-			// that it took all the same has an id.
+			// The daemon closed this connection, most likely while it was
+			// idle; but it may have taken the request before.
+			r.open = r.write
 			continue
 		}
 		return nil, broken(err)

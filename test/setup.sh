@@ -7,6 +7,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need ip iproute2
 need nft nftables
 need gcc gcc
+need curl curl
 need file file
 need git git
 need mkfs.ext4 e2fsprogs
