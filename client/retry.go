@@ -65,15 +65,15 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	}
 }
 
-// try executes a request once. Its error has code Unreachable when nothing was
-// sent, and Timeout when there was no answer.
+// try executes a request once. Its error has code Unreachable when the daemon
+// did not get all of it, and Timeout when there was no answer.
 func (c *Client) try(ctx context.Context, r *request) (*answer, *Error) {
 	for fresh := false; ; fresh = true {
 		cn, unreached := c.pool.get(ctx, fresh)
 		if unreached != nil {
 			return nil, unreached
 		}
-		a, err := c.exchange(ctx, cn, r)
+		a, sent, err := c.exchange(ctx, cn, r)
 		switch {
 		case err == nil && a.status < http.StatusBadRequest:
 			return a, nil
@@ -82,24 +82,29 @@ func (c *Client) try(ctx context.Context, r *request) (*answer, *Error) {
 		case cn.old && ctx.Err() == nil && !isTimeout(err):
 			// The daemon closed this connection, most likely while it was
 			// idle; but it may have taken the request before.
-			r.open = r.write
+			r.open = r.open || r.write && sent
 			continue
+		case !sent:
+			return nil, &Error{Code: Unreachable, Message: fmt.Sprintf("ask daemon on %s: %v", c.pool.path, err), Hint: "holdfast status", cause: err}
 		}
 		return nil, broken(err)
 	}
 }
 
-func (c *Client) exchange(ctx context.Context, cn *conn, r *request) (*answer, error) {
+// exchange sends a request and reads the answer. What was not sent to its end
+// is not executed.
+func (c *Client) exchange(ctx context.Context, cn *conn, r *request) (a *answer, sent bool, err error) {
 	release, err := cn.guard(ctx, tryTimeout)
 	if err != nil {
 		_ = cn.Close() // the error is told
-		return nil, err
+		return nil, false, err
 	}
-	err = cn.send(r)
-	var a *answer
 	again := false
-	if err == nil {
+	if err = cn.send(r); err == nil {
+		sent = true
 		a, again, err = cn.receive()
+	} else if refused, _, e := cn.receive(); e == nil {
+		a, err = refused, nil // it said why before it closed the connection
 	}
 	if release() && again {
 		c.pool.put(cn)
@@ -109,7 +114,7 @@ func (c *Client) exchange(ctx context.Context, cn *conn, r *request) (*answer, e
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return a, err
+	return a, sent, err
 }
 
 func isTimeout(err error) bool {

@@ -253,8 +253,8 @@ func TestValuesAndLimits(t *testing.T) {
 	s.want(507, refusal(control.QuotaExceeded), "PUT", path+"4", largest)
 	s.want(200, `{"rev":7}`, "DELETE", path+"0", "")
 
-	h := s.want(200, `{"rev":8}`, "PUT", "/v1/kv/sessions/ttl", "", "Holdfast-TTL: 30m")
-	if h = s.want(200, "", "GET", "/v1/kv/sessions/ttl", ""); h.Get("Holdfast-Expires") != "2026-11-24T14:30:00Z" {
+	s.want(200, `{"rev":8}`, "PUT", "/v1/kv/sessions/ttl", "", "Holdfast-TTL: 30m")
+	if h := s.want(200, "", "GET", "/v1/kv/sessions/ttl", ""); h.Get("Holdfast-Expires") != "2026-11-24T14:30:00Z" {
 		t.Errorf("headers %v", h)
 	}
 	if n.Expire(29*time.Minute) != 0 || n.Expire(time.Minute) != 1 {
