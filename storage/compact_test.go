@@ -316,8 +316,8 @@ func TestDamagedSnapshotIsNotGuessed(t *testing.T) {
 			info, _ := m.Stat(file)
 			flipFile(t, m, file, info.Size-1)
 		},
-		"empty": func(t *testing.T, m *vfs.Mem, file string) { replace(t, m, file, nil) },
-		"older": func(t *testing.T, m *vfs.Mem, file string) { _, b := remote(t, 50); replace(t, m, file, b) },
+		"empty": func(t *testing.T, m *vfs.Mem, file string) { overwrite(t, m, file, nil) },
+		"older": func(t *testing.T, m *vfs.Mem, file string) { _, b := remote(t, 50); overwrite(t, m, file, b) },
 		"no dir": func(t *testing.T, m *vfs.Mem, file string) {
 			if err := errors.Join(m.Remove(file), m.Remove("/data/snap")); err != nil {
 				t.Fatal(err)
@@ -358,7 +358,7 @@ func TestDamagedSnapshotIsNotGuessed(t *testing.T) {
 	}
 }
 
-func replace(t *testing.T, m *vfs.Mem, name string, b []byte) {
+func overwrite(t *testing.T, m *vfs.Mem, name string, b []byte) {
 	t.Helper()
 	if err := m.WriteFile(name, b, 0o600); err != nil {
 		t.Fatal(err)

@@ -468,7 +468,7 @@ func TestErrorDuringStart(t *testing.T) {
 	}
 	// What a crash may leave behind, to be cleared by the start.
 	for _, name := range []string{"snap/00000000000000ff.snap", "snap/0000000000000100.tmp", "wal/next-7.tmp"} {
-		replace(t, disk, "/data/"+name, []byte("left"))
+		overwrite(t, disk, "/data/"+name, []byte("left"))
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for n := int64(0); ; n++ {

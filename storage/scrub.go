@@ -89,16 +89,13 @@ func (s *Snapshots) scrub(p *pacer) (int64, error) {
 
 func (s *Snapshots) scrubFile(meta SnapshotMeta, p *pacer) error {
 	f, err := s.Open(meta.Index)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &SnapshotError{File: s.name(meta.Index), Why: "file is missing"}
-	}
 	if err != nil {
 		return err
 	}
 	if err = f.file.Reload(); err == nil {
 		var got SnapshotMeta
 		got, err = newSnapReader(s.name(meta.Index), f.file, p.pace).rest()
-		if err == nil && (!got.sameState(&meta) || got.Size != meta.Size) {
+		if err == nil && (!got.sameState(&meta) || got.Size != meta.Size || got.Sum != meta.Sum) {
 			err = &SnapshotError{File: s.name(meta.Index), Why: "it is another snapshot than was written"}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -591,6 +592,49 @@ func TestReceiveDropsParts(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A part that the log has overtaken goes, with the next release or start.
+func TestOldPartsGo(t *testing.T) {
+	meta, b := remote(t, 50)
+	disk := vfs.NewMem()
+	d, l := founded(t, disk)
+	part := func() bool {
+		names, err := disk.ReadDir("/data/snap")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.Contains(names, partName(&meta))
+	}
+	begin := func() *Receiver {
+		r := mustReceive(t, d.Snapshots(), meta)
+		send(t, r, b, len(b)/2)
+		return r
+	}
+	if err := begin().Close(); err != nil {
+		t.Fatal(err)
+	}
+	fillLog(t, l, 70)
+	snapshotAt(t, d, l, 40)
+	if !part() {
+		t.Fatal("a part that may be needed is gone")
+	}
+	snapshotAt(t, d, l, 50)
+	if part() {
+		t.Fatal("a part of no use is kept")
+	}
+	r := begin()
+	snapshotAt(t, d, l, 60)
+	if !part() {
+		t.Fatal("a part is taken away while it is received")
+	}
+	if err := errors.Join(r.Close(), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	mustOpenLog(t, d)
+	if part() {
+		t.Fatal("a part of no use outlives a start")
 	}
 }
 

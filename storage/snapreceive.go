@@ -65,17 +65,10 @@ func (s *Snapshots) receive(meta SnapshotMeta) (*Receiver, error) {
 	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	names, err := s.fs.ReadDir(s.dir)
+	own := partName(&meta)
+	drop, err := s.list(func(name string) bool { return strings.HasSuffix(name, partSuffix) && name != own })
 	if err != nil {
 		return nil, err
-	}
-	// The sum is part of the name: a part never goes on as another file.
-	own := fmt.Sprintf("%016x-%x%s", meta.Index, meta.Sum, partSuffix)
-	var drop []string
-	for _, name := range names {
-		if strings.HasSuffix(name, partSuffix) && name != own {
-			drop = append(drop, name)
-		}
 	}
 	if err := s.remove(drop); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -246,21 +247,30 @@ type SnapshotFile struct {
 	check *snapCheck
 }
 
-// Open opens the snapshot of an index.
+// Open opens the snapshot of an index. One that has given way to a newer one is
+// fs.ErrNotExist; one that should be there and is not is a *SnapshotError.
 func (s *Snapshots) Open(index uint64) (*SnapshotFile, error) {
-	s.mu.Lock()
-	meta, ok := s.files[index]
-	s.mu.Unlock()
+	meta, ok := s.file(index)
 	if !ok {
 		return nil, fmt.Errorf("open snapshot %d: %w", index, fs.ErrNotExist)
 	}
 	file, err := s.fs.OpenFile(s.name(index), os.O_RDONLY, 0)
+	if _, still := s.file(index); still && errors.Is(err, fs.ErrNotExist) {
+		err = &SnapshotError{File: s.name(index), Why: "file is missing"}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot %d: %w", index, err)
 	}
 	check := newSnapCheck(s.name(index), nil)
 	check.sum = nil
 	return &SnapshotFile{meta: meta, file: file, check: check}, nil
+}
+
+func (s *Snapshots) file(index uint64) (SnapshotMeta, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	meta, ok := s.files[index]
+	return meta, ok
 }
 
 // Meta says what the file is of.
@@ -319,9 +329,9 @@ func (s *Snapshots) setCluster(id [16]byte) {
 
 // any tells whether there is a snapshot, whole or in part.
 func (s *Snapshots) any() (bool, error) {
-	names, err := s.fs.ReadDir(s.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("list snapshots: %w", err)
+	names, err := s.list(func(string) bool { return true })
+	if err != nil {
+		return false, err
 	}
 	return len(names) > 0, nil
 }
@@ -368,19 +378,12 @@ func stateIs(s *State, m *SnapshotMeta) bool {
 // begin takes the snapshot that the log follows, its zero value for none, and
 // removes files that lead nowhere, but for what was received in part.
 func (s *Snapshots) begin(meta SnapshotMeta) error {
-	names, err := s.fs.ReadDir(s.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		names, err = nil, nil
-	}
-	if err != nil {
-		return fmt.Errorf("list snapshots: %w", err)
-	}
-	var drop []string
-	for _, name := range names {
+	drop, err := s.list(func(name string) bool {
 		index, ok := parseSnapshotName(name)
-		if ok && index != meta.Index || strings.HasSuffix(name, writingSuffix) {
-			drop = append(drop, name)
-		}
+		return ok && index != meta.Index || strings.HasSuffix(name, writingSuffix) || oldPart(name, meta.Index)
+	})
+	if err != nil {
+		return err
 	}
 	if err := s.remove(drop); err != nil {
 		return err
@@ -394,9 +397,29 @@ func (s *Snapshots) begin(meta SnapshotMeta) error {
 	return nil
 }
 
+// list returns the names for which want is true.
+func (s *Snapshots) list(want func(name string) bool) ([]string, error) {
+	names, err := s.fs.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return !want(name) }), nil
+}
+
+// partName is that of a file that is being received. The sum is part of it: a
+// part never goes on as another file.
+func partName(m *SnapshotMeta) string { return fmt.Sprintf("%016x-%x%s", m.Index, m.Sum, partSuffix) }
+
+// oldPart tells whether a part is of no use to a log that has come to index.
+func oldPart(name string, index uint64) bool {
+	of, _, _ := strings.Cut(name, "-")
+	n, err := strconv.ParseUint(of, 16, 64)
+	return strings.HasSuffix(name, partSuffix) && (err != nil || n <= index)
+}
+
 func (s *Snapshots) remove(names []string) error {
 	for _, name := range names {
-		if err := s.fs.Remove(filepath.Join(s.dir, name)); err != nil {
+		if err := s.fs.Remove(filepath.Join(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove snapshot: %w", err)
 		}
 	}
@@ -411,9 +434,7 @@ func (s *Snapshots) remove(names []string) error {
 
 // published tells whether the file of a snapshot has its name.
 func (s *Snapshots) published(meta *SnapshotMeta) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m, ok := s.files[meta.Index]
+	m, ok := s.file(meta.Index)
 	return ok && m.sameState(meta)
 }
 
@@ -435,7 +456,8 @@ func (s *Snapshots) durable(index uint64) error {
 	return s.dropOld()
 }
 
-// dropOld removes snapshots older than the one that the log follows on disk.
+// dropOld removes snapshots older than the one that the log follows on disk, and
+// parts of such, unless one is being received: that one sees to itself.
 func (s *Snapshots) dropOld() error {
 	s.mu.Lock()
 	var drop []string
@@ -445,6 +467,14 @@ func (s *Snapshots) dropOld() error {
 			delete(s.files, index)
 		}
 	}
+	kept, receiving := s.kept, s.receiving
 	s.mu.Unlock()
+	if !receiving {
+		parts, err := s.list(func(name string) bool { return oldPart(name, kept) })
+		if err != nil {
+			return err
+		}
+		drop = append(drop, parts...)
+	}
 	return s.remove(drop)
 }
