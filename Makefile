@@ -11,8 +11,11 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
 # have the machine for themselves.
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
 
+# The package starts etcd as a service, which nobody asked for here.
+ETCD := command -v etcd >/dev/null || { apt-get install -y --no-install-recommends etcd-server && { systemctl disable --now etcd 2>/dev/null || true; }; }
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench chaos fuzz generate lint setup root verify-generated unit system
+.PHONY: help demo test build bench bench-state bench-wal chaos fuzz generate lint setup root verify-generated unit system
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,9 +28,17 @@ test: setup lint verify-generated unit system ## every test (root)
 build: ## the static binary bin/holdfast
 	$(BUILD) -o $(BIN) ./cmd/holdfast
 
-bench: setup build ## failover times beside keepalived, written to docs/benchmarks.md (N=rounds)
+bench: setup build ## failover times beside keepalived, and bench-state, written to docs/benchmarks.md (N=rounds)
 	@command -v keepalived >/dev/null || apt-get install -y --no-install-recommends keepalived
+	@$(ETCD)
 	$(GO) run ./test/bench -binary $(BIN) -n $(or $(N),20) -out docs/benchmarks.md
+
+bench-state: setup build ## durable state beside etcd and other logs, 12 minutes (QUICK=1: 2 minutes, printed only)
+	@$(ETCD)
+	$(GO) run ./test/bench -binary $(BIN) -part state $(if $(QUICK),-quick -out "",-out docs/benchmarks.md)
+
+bench-wal: build ## the write-ahead log beside others, printed only (QUICK=1: little of it)
+	$(GO) run ./test/bench -binary $(BIN) -part wal $(if $(QUICK),-quick)
 
 chaos: setup build ## random faults for MINUTES (or ROUNDS), zero doubles or it fails
 	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0)

@@ -3,6 +3,8 @@
 // on keepalived where it is installed: same machine, same kind of lab, same
 // probe, same run. It writes a page of Markdown. A missed goal stands in the
 // page; only two owners at once make it end with 1.
+//
+// A second part measures durable state, see state.go.
 package main
 
 import (
@@ -12,6 +14,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/test/lab"
@@ -20,6 +24,8 @@ import (
 
 type options struct {
 	binary string
+	part   string // all, failover, state or wal
+	quick  bool   // of the state part
 	n      int
 	peers  int
 	out    string
@@ -50,7 +56,9 @@ func main() {
 	flag.StringVar(&o.binary, "binary", "bin/holdfast", "the program to measure")
 	flag.IntVar(&o.n, "n", 20, "rounds of each scenario in each profile")
 	flag.IntVar(&o.peers, "peers", 3, "rounds of each fault on keepalived, at most n; 0 = none")
-	flag.StringVar(&o.out, "out", "docs/benchmarks.md", "the page to write")
+	flag.StringVar(&o.out, "out", "docs/benchmarks.md", "the page to write; empty = print it only")
+	flag.StringVar(&o.part, "part", "all", "failover, state, wal (printed only), or all but the last")
+	flag.BoolVar(&o.quick, "quick", false, "little of the state part, to see that it works")
 	flag.DurationVar(&o.idle, "idle", 20*time.Second, "how long the use of an idle cluster is measured")
 	flag.Parse()
 	path, err := filepath.Abs(o.binary)
@@ -60,26 +68,62 @@ func main() {
 	switch {
 	case err != nil:
 		fatal(1, fmt.Errorf("find the program: %w", err), "make build")
-	case flag.NArg() > 0 || o.n < 1 || o.peers < 0 || o.idle <= 0:
+	case flag.NArg() > 0 || o.n < 1 || o.peers < 0 || o.idle <= 0 || !slices.Contains([]string{"all", "failover", "state", "wal"}, o.part):
 		fatal(2, errors.New("an option is out of range"), "go run ./test/bench -h")
 	}
 	o.binary, o.peers = path, min(o.peers, o.n)
 	// The lab ends and cleans up by itself on SIGINT and SIGTERM.
-	p, err := measure(context.Background(), o)
+	text, doubles, err := o.run(context.Background())
 	if errors.Is(err, lab.ErrNotRoot) {
 		fatal(1, err, "sudo make bench")
 	}
 	if err != nil {
 		fatal(1, err, "make demo shows whether the cluster works at all")
 	}
-	text := p.markdown()
-	if err := os.WriteFile(o.out, []byte(text), 0o644); err != nil {
-		fatal(1, fmt.Errorf("write the page: %w", err), "-out FILE names another place")
+	if o.out != "" && o.part != "wal" {
+		if err := os.WriteFile(o.out, []byte(text), 0o644); err != nil {
+			fatal(1, fmt.Errorf("write the page: %w", err), "-out FILE names another place")
+		}
 	}
 	fmt.Print(text)
-	if d := p.doubles(); d > 0 {
-		fatal(1, fmt.Errorf("two hosts acted as owner %d times", d), "make chaos finds out when")
+	if doubles > 0 {
+		fatal(1, fmt.Errorf("two hosts acted as owner %d times", doubles), "make chaos finds out when")
 	}
+}
+
+// run measures the parts that are asked for and returns the page.
+func (o options) run(ctx context.Context) (text string, doubles int64, err error) {
+	if o.part == "all" || o.part == "failover" {
+		p, err := measure(ctx, o)
+		if err != nil {
+			return "", 0, err
+		}
+		text, doubles = p.markdown(), p.doubles()
+	} else if o.out != "" && o.part == "state" {
+		if text, err = otherPart(o.out, false); err != nil {
+			return "", 0, err
+		}
+	}
+	second := ""
+	if o.part == "failover" {
+		if second, err = otherPart(o.out, true); err != nil {
+			return "", 0, err
+		}
+	} else {
+		name := "full"
+		if o.quick {
+			name = "quick"
+		}
+		s, err := measureState(ctx, o.binary, name, o.part)
+		if err != nil {
+			return "", 0, err
+		}
+		second = s.markdown()
+	}
+	if second == "" {
+		return text, doubles, nil
+	}
+	return strings.TrimRight(text, "\n") + "\n\n" + stateMark + second, doubles, nil
 }
 
 func fatal(code int, err error, hint string) {

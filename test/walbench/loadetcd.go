@@ -55,3 +55,46 @@ func (e *etcdCluster) close() error {
 	}
 	return all
 }
+
+// leaderResult is the endpoint of the member that leads.
+type leaderResult struct {
+	Endpoint string `json:"endpoint"`
+}
+
+// etcdLeader waits until all members of a cluster name the same leader.
+func etcdLeader(endpoints []string, limit time.Duration) (leaderResult, error) {
+	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	if err != nil {
+		return leaderResult{}, err
+	}
+	defer c.Close()
+	for deadline := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
+		r, err := askLeader(c, endpoints)
+		if err == nil || time.Now().After(deadline) {
+			return r, err
+		}
+	}
+}
+
+func askLeader(c *clientv3.Client, endpoints []string) (leaderResult, error) {
+	var r leaderResult
+	var leader uint64
+	for i, e := range endpoints {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		st, err := c.Status(ctx, e)
+		cancel()
+		switch {
+		case err != nil:
+			return r, err
+		case st.Leader == 0 || i > 0 && st.Leader != leader:
+			return r, errors.New("members do not agree on a leader")
+		case st.Header.MemberId == st.Leader:
+			r.Endpoint = e
+		}
+		leader = st.Leader
+	}
+	if r.Endpoint == "" {
+		return r, errors.New("the leader is none of the members")
+	}
+	return r, nil
+}

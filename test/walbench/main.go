@@ -31,6 +31,7 @@ var parts = map[string]func(*flag.FlagSet, []string) (any, error){
 	"recovery-read": state(func(o stateOptions) (any, error) { return readRecovery(o) }),
 	"load":          loadPart,
 	"preload":       preloadPart,
+	"leader":        leaderPart,
 }
 
 func main() {
@@ -133,4 +134,10 @@ func preloadPart(f *flag.FlagSet, args []string) (any, error) {
 		return nil, errors.New("an option is out of range")
 	}
 	return preload(o)
+}
+
+func leaderPart(f *flag.FlagSet, args []string) (any, error) {
+	target := f.String("target", "", "endpoints of all members of etcd")
+	_ = f.Parse(args) // it exits by itself
+	return etcdLeader(strings.Split(*target, ","), 30*time.Second)
 }
