@@ -17,6 +17,9 @@ const (
 	watchBatch      = 256 // events in one write
 	progressEvery   = 5 * time.Second
 	watchWriteLimit = 10 * time.Second // of a caller that does not read
+	// watchPace is the least distance of looks for changes: under load many
+	// revisions are sent together, instead of waking every watch for each.
+	watchPace = 2 * time.Millisecond
 )
 
 // watchLine is an event of a watch: put, delete, expire, progress or error.
@@ -140,34 +143,49 @@ func (w *watcher) run(ctx context.Context, v *kv.View) error {
 	}
 	due := time.Now().Add(progressEvery)
 	for {
+		looked := time.Now()
 		if err := w.send(v); err != nil {
 			return err
 		}
-		after := max(v.Rev(), w.next-1)
-		v = nil // a view in hand keeps memory while nothing happens
-		waitCtx, cancel := context.WithDeadline(ctx, due)
-		next, err := w.data.NextView(waitCtx, after)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil:
-			v = next
-		case !errors.Is(err, context.DeadlineExceeded):
-			return err
-		}
-		if !time.Now().Before(due) || v == nil {
+		if !looked.Before(due) {
 			if err := w.progress(); err != nil {
 				return err
 			}
-			due = time.Now().Add(progressEvery)
+			due = looked.Add(progressEvery)
 		}
-		if v == nil {
-			if v, err = w.data.View(ctx, true); err != nil {
-				return err
-			}
+		after := max(v.Rev(), w.next-1)
+		v = nil // a view in hand keeps memory while nothing happens
+		var err error
+		if v, err = w.wait(ctx, after, looked, due); err != nil {
+			return err
 		}
 	}
+}
+
+// wait returns a view with revisions after the given one, or at due whichever
+// there is.
+func (w *watcher) wait(ctx context.Context, after uint64, looked, due time.Time) (*kv.View, error) {
+	timed, cancel := context.WithDeadline(ctx, due)
+	defer cancel()
+	v, err := w.data.NextView(timed, after)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err == nil && time.Since(looked) >= watchPace:
+		return v, nil
+	case err != nil && !errors.Is(err, context.DeadlineExceeded):
+		return nil, err
+	}
+	if err == nil {
+		pause := time.NewTimer(watchPace - time.Since(looked))
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return w.data.View(ctx, true)
 }
 
 // send sends what a view has that was not sent.
