@@ -243,8 +243,10 @@ func (c FirstConfig) Validate() error {
 
 func validateMembers(members []Member) error {
 	var errs []error
-	if n := len(members); n < 3 || n%2 == 0 || n > MaxMembers {
-		errs = append(errs, fmt.Errorf("%d members: want an odd number from 3 to %d (two gateways need a witness)", n, MaxMembers))
+	// An even number is for a moment between two members that are added; files,
+	// and so foundings, have an odd one.
+	if n := len(members); n < 3 || n > MaxMembers {
+		errs = append(errs, fmt.Errorf("%d members: want 3 to %d (two gateways need a witness)", n, MaxMembers))
 	}
 	names, keys, ids := map[string]bool{}, map[[32]byte]string{}, map[uint64]string{}
 	gateways := 0

@@ -89,11 +89,12 @@ func (s Stage) String() string {
 // Data is an open data directory. It belongs to one goroutine, but for
 // Snapshots, Scrub and the reserve, which any may use.
 type Data struct {
-	fs    vfs.FS
-	dir   string
-	lock  io.Closer
-	id    uint64
-	first *FirstConfig // nil before the founding
+	fs     vfs.FS
+	dir    string
+	suffix string // of the names of its files: "" but for a set beside the one in use
+	lock   io.Closer
+	id     uint64
+	first  *FirstConfig // nil before the founding
 	// founding: the log may be missing or half created, and holds nothing.
 	founding bool
 	snaps    *Snapshots
@@ -115,11 +116,22 @@ func OpenData(fsys vfs.FS, dir string) (*Data, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	d := &Data{fs: fsys, dir: dir, lock: lock, snaps: newSnapshots(fsys, dir)}
-	if err := d.load(); err != nil {
+	d := newData(fsys, dir, "")
+	d.lock = lock
+	err = finishRecovery(fsys, dir)
+	if err == nil {
+		err = d.load()
+	}
+	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return d, nil
+}
+
+func newData(fsys vfs.FS, dir, suffix string) *Data {
+	d := &Data{fs: fsys, dir: dir, suffix: suffix, snaps: newSnapshots(fsys, dir)}
+	d.snaps.dir = d.path(dirSnapshots)
+	return d
 }
 
 func (d *Data) load() error {
@@ -147,35 +159,51 @@ func (d *Data) load() error {
 	if first != nil && !hasLog && !founding {
 		return d.damage("there is a first configuration and no log", nil)
 	}
-	b, err := vfs.ReadFile(d.fs, d.path(fileRaftID), maxLine)
+	id, err := d.readID()
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && (hasLog || first != nil):
 		return d.damage("there is a log or a first configuration and no raft id", nil)
 	case errors.Is(err, fs.ErrNotExist):
 		return d.drawID()
+	}
+	d.id = id
+	return err
+}
+
+// readID returns the raft id that is stored; fs.ErrNotExist, *DamageError.
+func (d *Data) readID() (uint64, error) {
+	b, err := vfs.ReadFile(d.fs, d.path(fileRaftID), maxLine)
+	switch {
 	case errors.Is(err, vfs.ErrTooLarge) || vfs.Unreadable(err):
-		return d.damage("raft id cannot be read", err)
+		return 0, d.damage("raft id cannot be read", err)
 	case err != nil:
-		return fmt.Errorf("read raft id: %w", err)
+		return 0, fmt.Errorf("read raft id: %w", err)
 	}
 	id, err := parseLine(fileRaftID, b)
 	if err == nil && !ValidRaftID(id) {
 		err = fmt.Errorf("%x is reserved", id)
 	}
 	if err != nil {
-		return d.damage("raft id cannot be read", err)
+		return 0, d.damage("raft id cannot be read", err)
 	}
-	d.id = id
-	return nil
+	return id, nil
 }
 
-func (d *Data) drawID() error {
+// drawRaftID returns a random raft id.
+func drawRaftID() (id uint64, err error) {
 	var b [8]byte
-	for !ValidRaftID(d.id) {
+	for !ValidRaftID(id) {
 		if _, err := rand.Read(b[:]); err != nil {
-			return fmt.Errorf("draw raft id: %w", err)
+			return 0, fmt.Errorf("draw raft id: %w", err)
 		}
-		d.id = binary.BigEndian.Uint64(b[:])
+		id = binary.BigEndian.Uint64(b[:])
+	}
+	return id, nil
+}
+
+func (d *Data) drawID() (err error) {
+	if d.id, err = drawRaftID(); err != nil {
+		return err
 	}
 	if err := d.fs.WriteFile(d.path(fileRaftID), formatLine(fileRaftID, d.id), 0o600); err != nil {
 		return fmt.Errorf("store raft id: %w", err)
@@ -326,10 +354,25 @@ func SetAside(fsys vfs.FS, dir, label string) ([]string, error) {
 		return nil, fmt.Errorf("set aside: %w", err)
 	}
 	var moved []string
-	// The raft id goes first: after a power cut in between OpenData refuses
-	// the rest, and never starts an id that others know with a log that
-	// shrank (F2). A second SetAside then finishes the work.
-	for _, name := range []string{fileRaftID, dirLog, dirSnapshots, fileFirst, fileFounding} {
+	// A recovery that was cut short is ended first: its rest must not come over
+	// what this leaves.
+	if err = finishRecovery(fsys, dir); err == nil {
+		moved, err = setAside(fsys, dir, label)
+	}
+	if err != nil {
+		err = fmt.Errorf("set aside: %w", err)
+	}
+	return moved, errors.Join(err, lock.Close())
+}
+
+// dataFiles are the names that belong to one raft identity, in the order in
+// which they are set aside. The raft id goes first: after a power cut in between
+// OpenData refuses the rest, and never starts an id that others know with a log
+// that shrank (F2). A second SetAside then finishes the work.
+var dataFiles = []string{fileRaftID, dirLog, dirSnapshots, fileFirst, fileFounding}
+
+func setAside(fsys vfs.FS, dir, label string) (moved []string, err error) {
+	for _, name := range dataFiles {
 		from := filepath.Join(dir, name)
 		ok, err := vfs.Exists(fsys, from)
 		if err == nil && ok {
@@ -337,13 +380,13 @@ func SetAside(fsys vfs.FS, dir, label string) ([]string, error) {
 			moved = append(moved, from+AsideMark+label)
 		}
 		if err != nil {
-			return moved, errors.Join(fmt.Errorf("set aside: %w", err), lock.Close())
+			return moved, err
 		}
 	}
-	return moved, lock.Close()
+	return moved, nil
 }
 
-func (d *Data) path(name string) string { return filepath.Join(d.dir, name) }
+func (d *Data) path(name string) string { return filepath.Join(d.dir, name+d.suffix) }
 
 func (d *Data) damage(what string, cause error) error {
 	return &DamageError{Dir: d.dir, What: what, Hint: asideHint, Err: cause}

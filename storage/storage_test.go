@@ -54,7 +54,7 @@ func TestFirstConfigIsCanonical(t *testing.T) {
 
 func TestFirstConfigValidate(t *testing.T) {
 	for want, change := range map[string]func(*FirstConfig){
-		"odd number":       func(c *FirstConfig) { c.Members = c.Members[:2] },
+		"want 3 to 63":     func(c *FirstConfig) { c.Members = c.Members[:2] },
 		"listed twice":     func(c *FirstConfig) { c.Members[1].Name = "gw2" },
 		"same public key":  func(c *FirstConfig) { c.Members[1].PublicKey = c.Members[2].PublicKey },
 		"same raft id":     func(c *FirstConfig) { c.Members[1].RaftID = 2 },
