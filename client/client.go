@@ -28,7 +28,8 @@ type Option func(*Client)
 func NoRetry() Option { return func(c *Client) { c.once = true } }
 
 // FailUnreachable makes a call end at once when no daemon answers on the
-// socket; otherwise it waits for one.
+// socket; otherwise it waits for one. A watch that has begun waits all the
+// same.
 func FailUnreachable() Option { return func(c *Client) { c.absent = true } }
 
 // MaxIdle is how many connections are kept while nobody needs them; 256 if not
@@ -47,7 +48,7 @@ func New(path string, options ...Option) *Client {
 	return c
 }
 
-// lasts tells whether a failure ends a call.
+// lasts tells whether a failure is not tried again.
 func (c *Client) lasts(e *Error) bool {
 	return !e.transient() || c.once || c.absent && e.Code == Unreachable
 }

@@ -51,6 +51,7 @@ type Watcher struct {
 	next, current uint64
 	given, passed int
 
+	begun  bool
 	stream *stream
 	pause  backoff
 }
@@ -206,6 +207,7 @@ func (w *Watcher) connect() error {
 			l, err := w.read()
 			if err == nil {
 				w.take(l) // always progress: where it begins
+				w.begun = true
 				return nil
 			}
 			w.drop()
@@ -213,7 +215,8 @@ func (w *Watcher) connect() error {
 				e = broken(err)
 			}
 		}
-		if last = e; w.c.lasts(e) {
+		waits := w.begun && e.Code == Unreachable && !w.c.once
+		if last = e; w.c.lasts(e) && !waits {
 			return e
 		}
 		if !w.pause.wait(w.ctx) {

@@ -82,8 +82,9 @@ func TestWatchResumesWithoutGapOrRepeat(t *testing.T) {
 	path, stop := serve(t, n)
 	c := client.New(path)
 	defer c.Close()
+	impatient := client.New(path, client.FailUnreachable()) // which concerns its beginning
 	ctx := limit(t, 60*time.Second)
-	w, err := c.Watch(ctx, "tasks", client.WatchOptions{})
+	w, err := impatient.Watch(ctx, "tasks", client.WatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +107,9 @@ func TestWatchResumesWithoutGapOrRepeat(t *testing.T) {
 		for j := range ops {
 			if (i*ops+j)%9 == 4 {
 				stop()
+				if i%4 == 0 {
+					time.Sleep(30 * time.Millisecond) // it finds nobody
+				}
 				stop = controltest.Serve(t, path, n)
 			}
 			if got, want := next(t, w), fmt.Sprintf("put %02d-%d %d ", i, j, i+1); got != want {
