@@ -42,8 +42,16 @@ func (w *world) leads(t *testing.T, apart bool) string {
 	return leader
 }
 
+// fill fills a disk until the fault is undone or the test ends.
+func (w *world) fill(t *testing.T, node string) *lab.Fault {
+	t.Helper()
+	f := broken(t)(w.FillDisk(node, 0))
+	t.Cleanup(func() { check(t, f.Undo()) })
+	return f
+}
+
 // exhaust writes through a client until writes have been refused for want of
-// room for a second on end.
+// room for some seconds on end: what is kept in reserve may be used up first.
 func (w *world) exhaust(t *testing.T, l *kvload.Ledger, c *kvload.Conn) {
 	t.Helper()
 	var since time.Time
@@ -56,7 +64,7 @@ func (w *world) exhaust(t *testing.T, l *kvload.Ledger, c *kvload.Conn) {
 			t.Fatalf("write to a disk that fills up: %v", err)
 		case since.IsZero():
 			since = time.Now()
-		case time.Since(since) > time.Second:
+		case time.Since(since) > 3*time.Second:
 			return
 		default:
 			time.Sleep(20 * time.Millisecond)
@@ -74,7 +82,7 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 		leader := w.leads(t, false)
 		follower := w.other(leader)
 		p, epoch, c := w.watch(t), w.epoch(t, leader), w.conn(t, false, leader)
-		full := broken(t)(w.FillDisk(follower, 0))
+		full := w.fill(t, follower)
 		for range 180 { // 45 MiB: more than the prepared segments and the reserve
 			check(t, l.Put(within(t, settle), c))
 		}
@@ -105,7 +113,7 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 		leader := w.leads(t, false)
 		other := w.other(leader)
 		p, epoch := w.watch(t), w.epoch(t, leader)
-		full := broken(t)(w.FillDisk(leader, 0))
+		full := w.fill(t, leader)
 		w.exhaust(t, l, w.conn(t, false, other))
 		w.seen(t, leader, func(r *report) error { return r.has("disk_full") })
 
@@ -113,7 +121,7 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 		for _, n := range w.Names() {
 			check(t, l.Verify(within(t, settle), w.conn(t, false, n), false, false))
 		}
-		out := w.cli(t, leader, 1, "kv", "put", "sessions", "k", "v")
+		out := w.cli(t, leader, 4, "kv", "put", "sessions", "k", "v")
 		wantText(t, out.Stderr, "full", "hint: ")
 		if h := w.Holder(); h != leader {
 			t.Errorf("%q holds, %s did", h, leader)
@@ -143,7 +151,7 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 
 	t.Run("full while all are killed", func(t *testing.T) {
 		leader := w.leads(t, false)
-		full := broken(t)(w.FillDisk(leader, 0))
+		full := w.fill(t, leader)
 		w.exhaust(t, l, w.conn(t, false, leader))
 		p := w.listen(t)
 		f := broken(t)(w.Kill())
