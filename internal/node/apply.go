@@ -35,8 +35,14 @@ func (w *worker) raftTurn(now int64) {
 			w.restored(now, *out.Restored)
 		}
 		for _, e := range out.Committed {
+			if w.exit != nil {
+				return // nothing is built, and nobody answered, on a state that lacks something
+			}
 			w.apply(now, e)
 			w.link.Beat() // a long log is no hang
+		}
+		if w.exit != nil {
+			return
 		}
 		w.settle(now, out.Reads)
 		if w.replayTo != 0 && !w.catchingUp() {
@@ -210,10 +216,19 @@ func (w *worker) countersChanged() {
 	}
 }
 
-// configIndex is the index that beats and requests name (G4).
+// configIndex is the index of the configuration that was applied (G4).
 func (w *worker) configIndex() uint64 {
 	_, index := w.state.Conf()
 	return max(index, w.state.GroupsIndex())
+}
+
+// reportedConfig is the index that beats name: of what was applied, and would
+// be again after a start.
+func (w *worker) reportedConfig() uint64 {
+	if w.unstored > 0 {
+		return w.storedConfig
+	}
+	return w.configIndex()
 }
 
 func (w *worker) appliedIndex() uint64 {

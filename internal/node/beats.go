@@ -88,7 +88,7 @@ func (w *worker) newBeat(now int64) *transport.Beat {
 	raft := w.raft.Status(now)
 	b := &transport.Beat{
 		Incarnation: w.inc, Sequence: w.sequence, RaftID: w.rid,
-		Term: raft.Term, Config: w.configIndex(), Applied: w.appliedIndex(), Commit: raft.Commit,
+		Term: raft.Term, Config: w.reportedConfig(), Applied: w.appliedIndex(), Commit: raft.Commit,
 		Health: w.health(), MACs: w.macs,
 	}
 	if w.raft.ClaimsLeadership(now) {

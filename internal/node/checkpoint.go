@@ -140,7 +140,7 @@ func (w *worker) diverged(now int64, name string, index uint64, hash, right [32]
 
 // takeRejoin takes the leader's verdict on this node's state.
 func (w *worker) takeRejoin(now int64, from string, msg []byte) {
-	if len(msg) != hashMessage || from != w.leaderName(now) {
+	if len(msg) != hashMessage || w.raft == nil || from != w.leaderName(now) {
 		w.limited.Warn("verdict refused", "member", from)
 		return
 	}

@@ -29,6 +29,16 @@ func damaged(err error) bool {
 	return errors.Is(err, wal.ErrCorrupt) || errors.As(err, &damage)
 }
 
+// repairable makes damage that a running worker has met an error like any
+// other: the next start finds it too and sets it aside, and must not be
+// prevented.
+func repairable(err error) error {
+	if err != nil && damaged(err) {
+		return errors.New("damage found: " + err.Error())
+	}
+	return err
+}
+
 // openData opens the data directory and the log in it. Damage is set aside
 // once; what is damaged again right after is a disk to be replaced.
 func (w *worker) openData(now int64) error {
@@ -56,7 +66,9 @@ func (w *worker) tryData(now int64) error {
 	}
 	w.rid, w.snaps = w.data.RaftID(), w.data.Snapshots()
 	if _, founded := w.data.First(); !founded {
-		return nil
+		sets, err := evidence(w.cfg.Node.DataDir)
+		w.hadData = sets > 0
+		return err
 	}
 	return w.startRaft(now)
 }
@@ -64,18 +76,12 @@ func (w *worker) tryData(now int64) error {
 // setAside moves the raft files away and remembers what to tell the others.
 func (w *worker) setAside(cause, why string) error {
 	dir := w.cfg.Node.DataDir
-	names, err := vfs.OS.ReadDir(dir)
+	sets, err := evidence(dir)
 	if err != nil {
 		return fmt.Errorf("set aside: %w", err)
 	}
-	labels := map[string]bool{}
-	for _, name := range names {
-		if _, label, ok := strings.Cut(name, storage.AsideMark); ok {
-			labels[label] = true
-		}
-	}
-	if len(labels) >= maxEvidence {
-		return fmt.Errorf("set aside: %d sets of damaged files are kept already: replace the disk, or remove %s/*%s*", len(labels), dir, storage.AsideMark)
+	if sets >= maxEvidence {
+		return fmt.Errorf("set aside: %d sets of damaged files are kept already: replace the disk, or remove %s/*%s*", sets, dir, storage.AsideMark)
 	}
 	moved, err := storage.SetAside(vfs.OS, dir, time.Now().UTC().Format("20060102T150405.000Z"))
 	if err != nil {
@@ -85,6 +91,21 @@ func (w *worker) setAside(cause, why string) error {
 	w.recordEvent(storage.Record{Kind: "recovery", Node: w.selfName, Cause: cause,
 		Detail: clip(why+"; kept: "+strings.Join(moved, " "), storage.MaxDetail)})
 	return nil
+}
+
+// evidence counts the sets of files that were set aside in a directory.
+func evidence(dir string) (int, error) {
+	names, err := vfs.OS.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("look for what was set aside: %w", err)
+	}
+	labels := map[string]bool{}
+	for _, name := range names {
+		if _, label, ok := strings.Cut(name, storage.AsideMark); ok {
+			labels[label] = true
+		}
+	}
+	return len(labels), nil
 }
 
 func clip(s string, n int) string {

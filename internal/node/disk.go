@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/storage"
@@ -60,9 +61,14 @@ func (w *worker) diskTurn(now int64) {
 		w.diskFullChanged(now, stats.Blocked)
 	}
 	w.raft.SetStoring(!full || stats.Room > storeRoom)
-	if !full && !w.data.ReserveHeld() && now > d.retryAt {
+	if !full && now > d.retryAt {
 		d.retryAt = now + int64(10*time.Second)
+		// Beside the loop, even to ask: whoever writes the file holds its lock
+		// for as long as the disk takes.
 		w.background(func() {
+			if w.data.ReserveHeld() {
+				return
+			}
 			if err := w.data.Reserve(reserveBytes); err != nil {
 				w.limited.Warn("no room for the reserve file", "error", err)
 			}
@@ -93,10 +99,15 @@ func (w *worker) diskFullChanged(now int64, blocked error) {
 	w.log.Error("disk full: writes are refused, reads and the address stay", "error", blocked)
 	w.recordEvent(storage.Record{Kind: "disk", Node: w.selfName, Cause: "full", Detail: w.disk.why})
 	w.writes.refuse(now, errDiskFull)
-	if err := w.data.ReleaseReserve(); err != nil {
-		w.fail(fmt.Errorf("release reserve: %w", err))
-	}
+	w.jobs.Go(func() {
+		if err := w.data.ReleaseReserve(); err != nil {
+			w.mustPost(func(int64) { w.fail(fmt.Errorf("release reserve: %w", err)) })
+		}
+	})
 }
+
+// noRoom tells whether an error of the disk goes away with more room.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // watchRot reads log and snapshot again and again, slowly. Damage ends the
 // worker: the next start finds it too and takes the path of F2.

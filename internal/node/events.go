@@ -3,11 +3,13 @@ package node
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/internal/control"
 	"github.com/holdfast-ha/holdfast/internal/transport"
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
@@ -48,14 +50,22 @@ func (w *worker) eventsTurn(now int64) {
 		return
 	}
 	w.eventAsked = true
-	w.ask(now, opRecord, w.events[0].actor, w.events[0].record, func(now int64, r reply) {
-		w.eventAsked = false
-		if r.Error != nil {
-			w.nextEvent = now + int64(eventRetry)
-			return
-		}
-		w.events = w.events[1:]
-	})
+	w.ask(now, opRecord, w.events[0].actor, w.events[0].record, w.eventAnswered)
+}
+
+// eventAnswered takes the leader's answer. An event that it will never take
+// must not keep all others waiting.
+func (w *worker) eventAnswered(now int64, r reply) {
+	w.eventAsked = false
+	switch {
+	case r.Error == nil:
+	case r.Error.Code == control.Forbidden || r.Error.Code == control.Invalid:
+		w.log.Warn("event left out of the audit trail", "event", fmt.Sprintf("%+v", w.events[0].record), "error", r.Error)
+	default:
+		w.nextEvent = now + int64(eventRetry)
+		return
+	}
+	w.events = w.events[1:]
 }
 
 // ownKinds are the kinds of events that the state writes by itself: nobody may
@@ -89,7 +99,7 @@ func (w *worker) recordEnd(now int64, p *peer) {
 // committed.
 const lastWords = "last-words"
 
-const maxLastWords = 64 << 10
+const maxLastWords = 256 << 10
 
 func (w *worker) saveLastWords() {
 	var words []storage.Record

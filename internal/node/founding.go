@@ -106,6 +106,12 @@ func (w *worker) found(now int64) {
 	if w.stranger != "" {
 		return // F2: a new node of an old cluster founds nothing
 	}
+	if w.raft == nil && w.hadData {
+		// F4: members that all lost their data must not begin with nothing as
+		// if there had never been any. One that has it still takes this one in.
+		w.waitsFor = []waitFor{{w.selfName, "its data was set aside: a member that has data must be there, or a person decides (" + w.cfg.Node.DataDir + "/*" + storage.AsideMark + "*)"}}
+		return
+	}
 	first, waiting := w.agree()
 	w.waitsFor = waiting
 	if len(waiting) > 0 {
@@ -210,18 +216,38 @@ func (w *worker) takeFirst(now int64, name string, raw []byte) {
 		}
 		return
 	}
-	if p := w.peers[name]; p == nil || !p.connected || p.hello.Empty || w.stageNow() == storage.Used {
+	if p := w.peers[name]; p == nil || !p.connected || p.hello.Empty || w.stageNow() == storage.Used || p.hello.ClusterID != first.ID() {
 		return // nobody's cluster yet; it is founded when all are there
 	}
-	w.setStranger(name)
 	if have, ok := w.data.First(); ok && have.ID() == first.ID() {
+		w.setStranger(name)
 		return
 	}
+	if w.raft != nil && !w.mostAreOf(first.ID()) {
+		w.limited.Warn("first configuration refused: this node waits to join another cluster, and most members do not belong to this one", "member", name)
+		return
+	}
+	w.setStranger(name)
 	w.adopt(now, first, name+" has it: this node is new in its cluster")
+}
+
+// mostAreOf tells whether most of the others show that they belong to a
+// cluster. Members that were set up apart must not draw a new node to and fro.
+func (w *worker) mostAreOf(cluster [16]byte) bool {
+	n := 0
+	for _, p := range w.peers {
+		if p.connected && !p.hello.Empty && p.hello.ClusterID == cluster {
+			n++
+		}
+	}
+	return 2*n > len(w.peers)
 }
 
 // takeFounding ends a founding that the others have ended already.
 func (w *worker) takeFounding(now int64, name string, first storage.FirstConfig) {
+	if p := w.peers[name]; w.hadData && (p == nil || p.hello.Empty) {
+		return // F4, as in found
+	}
 	mine := firstConfig(w.cfg)
 	for i := range mine.Members {
 		if j := slices.IndexFunc(first.Members, func(f storage.Member) bool { return f.Name == mine.Members[i].Name }); j >= 0 {

@@ -79,6 +79,12 @@ func (w *worker) committedMembers() []membership.Member {
 	return out
 }
 
+// committed tells whether a member of the file is one of the cluster.
+func (w *worker) committed(name string) bool {
+	_, ok := w.state.MemberByName(name)
+	return ok
+}
+
 // membershipInput is what the leader knows.
 func (w *worker) membershipInput(now int64) membership.Input {
 	conf, index := w.state.Conf()

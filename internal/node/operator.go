@@ -148,6 +148,10 @@ func (w *worker) takeAsk(now int64, from string, raw []byte) {
 		respond(now, reply{Error: &control.Error{Code: control.NoQuorum, Message: "asked a member that does not lead any more", Hint: "try again"}})
 		return
 	}
+	if !w.committed(from) {
+		respond(now, reply{Error: errNoMember})
+		return
+	}
 	a.Actor, a.From = clip(a.Actor, storage.MaxActor), from
 	w.execute(now, a, respond)
 }
@@ -261,13 +265,19 @@ func (w *worker) propose(now int64, actor string, op storage.Op, applied func(in
 	}
 	s := w.raft.Status(now) // the proposal is its last entry
 	if old, ok := w.proposals[s.LastIndex]; ok {
-		old.done(now, reply{Error: errLeadershipMoved})
+		old.done(now, reply{Error: errReplaced})
 	}
 	w.proposals[s.LastIndex] = proposal{began: now, until: now + int64(proposalLimit), term: s.LastTerm, apply: applied, done: done}
 }
 
 var errLeadershipMoved = &control.Error{
 	Code: control.NoQuorum, Message: "the leadership moved before this was committed: it did not happen", Hint: "try again",
+}
+
+// errReplaced: our entry is not in our log any more, but may stand in that of
+// another member, and be committed by it once it leads.
+var errReplaced = &control.Error{
+	Code: control.Timeout, Message: "the leadership moved before this was committed: the outcome is unknown", Hint: "holdfast status",
 }
 
 // regroup is a change of the groups that waits until the one before has
@@ -333,6 +343,7 @@ func (w *worker) appliedByMajority() bool {
 
 // answered is told of every applied entry.
 func (w *worker) answered(now int64, index, term uint64, ignored string) {
+	w.writes.writesOvertaken(now, index, term)
 	p, ok := w.proposals[index]
 	if !ok {
 		return
@@ -485,7 +496,7 @@ func call[Out any](ctx context.Context, w *worker, op string, body any) (Out, er
 		}
 		return out, nil
 	case <-w.ended:
-		return out, &control.Error{Code: control.NoQuorum, Message: "this node is stopping"}
+		return out, &control.Error{Code: control.Timeout, Message: "this node is stopping: the outcome is unknown", Hint: "holdfast status"}
 	case <-ctx.Done():
 		return out, ctx.Err()
 	}

@@ -15,8 +15,9 @@ import (
 // is applied here (ReadIndex).
 
 const (
-	maxReads  = 8192
-	readLimit = 5 * time.Second
+	maxReads = 8192
+	// readLimit is less than clients wait, so that they are told why.
+	readLimit = 2 * time.Second
 )
 
 // published is the newest view of the buckets; next is closed when there is a

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/quorum"
@@ -36,7 +35,7 @@ func (w *worker) shipSnapshots(now int64, list []quorum.SnapshotOut) {
 	for _, s := range list {
 		file, err := w.snaps.Open(s.Index)
 		if err != nil {
-			w.log.Warn("snapshot for a member not opened", "member", w.nameOf(s.To), "index", s.Index, "error", err)
+			w.limited.Warn("snapshot for a member not opened", "member", w.nameOf(s.To), "index", s.Index, "error", err)
 			w.raft.SnapshotDone(now, s.To, false)
 			continue
 		}
@@ -83,7 +82,8 @@ const receivedMemory = 10 * time.Second
 func (w *worker) shipTurn(now int64) {
 	s := w.shipping
 	if w.received != nil && now-w.receivedAt > int64(receivedMemory) {
-		w.received = nil // raft had no use for it
+		w.received = nil // raft had no use for it; who offers it again must send it again
+		s.receiver.Forget()
 	}
 	if !w.leads(now) && len(s.files) > 0 {
 		w.shipActs(now, s.sender.CancelAll())
@@ -170,7 +170,7 @@ func (w *worker) shipStored(now int64, a ship.Action, res ship.Result, opened *s
 	switch {
 	case errors.Is(res.Err, context.Canceled):
 		return // the worker ends
-	case res.Err == nil || errors.Is(res.Err, syscall.ENOSPC):
+	case res.Err == nil || noRoom(res.Err):
 	case res.Damaged:
 		w.log.Error("snapshot refused", "member", w.nameOf(a.Peer), "error", res.Err)
 		w.recordEvent(storage.Record{Kind: "corruption", Node: w.selfName, Cause: "snapshot-refused", Detail: fmt.Sprintf("from %s: %v", w.nameOf(a.Peer), res.Err)})

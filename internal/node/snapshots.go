@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/placement"
@@ -28,6 +27,11 @@ func (w *worker) snapshotTurn(now int64) {
 		return
 	}
 	due := max(w.cfg.State.SnapshotBytes, w.stateBytes()/2)
+	if len(w.shipping.files) > 0 {
+		// The log behind the snapshot that is on its way is needed by whoever
+		// gets it: else it would need the next one, too.
+		due *= 4
+	}
 	if w.raftLog.LiveBytes() < due || w.appliedIndex() <= w.snapshotIndex() {
 		return
 	}
@@ -60,7 +64,7 @@ func (w *worker) snapshotDone(now int64, meta storage.SnapshotMeta, err error) {
 	case err == nil:
 	case errors.Is(err, context.Canceled):
 		return
-	case errors.Is(err, syscall.ENOSPC):
+	case noRoom(err):
 		w.nextSnapshot = now + int64(snapshotPause)
 		w.limited.Warn("snapshot not written: no room", "error", err)
 		return
@@ -87,7 +91,19 @@ func (w *worker) releaseLog(release func() error) {
 // restored replaces the state by one that the leader has sent (its file was
 // checked and published before raft was told of it).
 func (w *worker) restored(now int64, r quorum.Restored) {
-	w.releaseLog(r.Release)
+	// Until the log says on disk that it follows the snapshot, a start would
+	// come back without it: others must not count on what it holds (G4).
+	if w.unstored == 0 {
+		w.storedConfig = w.configIndex()
+	}
+	w.unstored++
+	w.releaseLog(func() error {
+		if err := r.Release(); err != nil {
+			return err
+		}
+		w.mustPost(func(int64) { w.unstored--; w.beatNow = true })
+		return nil
+	})
 	state := w.received
 	w.received = nil
 	if state == nil {

@@ -113,6 +113,7 @@ type worker struct {
 
 	waitsFor  []waitFor
 	stranger  string
+	hadData   bool // what this node had of a cluster was set aside, and it is in none since
 	saidUsed  bool
 	saidReady bool
 	gateMode  string
@@ -137,6 +138,8 @@ type worker struct {
 	ledSince       int64
 	received       *storage.State // of a snapshot that raft has not yet taken
 	receivedAt     int64
+	unstored       int    // snapshots in force that the log on disk does not follow yet
+	storedConfig   uint64 // configuration that was applied before them
 	snapshotting   bool
 	nextSnapshot   int64
 	writes         *writes
@@ -194,7 +197,8 @@ const maxBackground = 32
 
 // Run is the worker process from start to exit. It returns nil after a planned
 // stop. An error that wraps wal.ErrCorrupt or is a *storage.DamageError means
-// that the data directory failed an integrity check.
+// that the data directory failed an integrity check at the start, and that
+// another start would find no better one.
 func Run(ctx context.Context, o Options) error {
 	w := &worker{
 		cfg: o.Config, source: o.Source, version: o.Version, log: o.Logger, level: o.Level,
@@ -210,6 +214,7 @@ func Run(ctx context.Context, o Options) error {
 		refusals:     map[lease.RefusalReason]uint64{},
 		moves:        newMoves(),
 		asks:         map[uint64]waiting{},
+		askID:        rand.Uint64(), // as of writes
 		proposals:    map[uint64]proposal{},
 		writes:       newWrites(),
 		reads:        newReads(),
@@ -239,7 +244,7 @@ func Run(ctx context.Context, o Options) error {
 		w.close(cancel)
 		return err
 	}
-	err = w.loop(ctx)
+	err = repairable(w.loop(ctx))
 	w.close(cancel)
 	return err
 }

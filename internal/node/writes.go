@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/control"
@@ -53,8 +54,8 @@ type writes struct {
 	flight  map[uint64]flight // by log index
 	away    map[uint64]write  // at the leader, by id
 	awayTo  string            // whom the leader was then
-	lastID  uint64
-	answers []answered // applied, to be given out once readers can see them
+	lastID  uint64            // begins anywhere: an answer to the worker before must match nothing
+	answers []answered        // applied, to be given out once readers can see them
 }
 
 type answered struct {
@@ -63,7 +64,7 @@ type answered struct {
 }
 
 func newWrites() *writes {
-	return &writes{flight: map[uint64]flight{}, away: map[uint64]write{}}
+	return &writes{flight: map[uint64]flight{}, away: map[uint64]write{}, lastID: rand.Uint64()}
 }
 
 func (q *writes) finish(now int64, w write, res kv.Result, err *control.Error) {
@@ -76,6 +77,7 @@ var (
 	errOverloaded = &control.Error{Code: control.NoQuorum, Message: "too many writes wait on this node", Hint: "try again"}
 	errNoLeader   = &control.Error{Code: control.NoQuorum, Message: "no leader is known at the moment", Hint: "holdfast status"}
 	errDiskFull   = &control.Error{Code: control.DiskFull, Message: "the disk of the leader is full: nothing was written", Hint: "make room in its data directory; reads go on"}
+	errNoMember   = &control.Error{Code: control.Forbidden, Message: "who asks is no member of the cluster", Hint: "holdfast member list"}
 	errUnknown    = &control.Error{Code: control.Timeout, Message: "the leader was lost before it answered: the outcome is unknown", Hint: "try again with the same Holdfast-Request-Id"}
 )
 
@@ -149,7 +151,7 @@ func (w *worker) proposeWrites(now int64) {
 		}
 		s := w.raft.Status(now) // the proposal is its last entry
 		if old, ok := q.flight[s.LastIndex]; ok {
-			q.lose(now, old, errLeadershipMoved)
+			q.lose(now, old, errReplaced)
 		}
 		q.flight[s.LastIndex] = flight{term: s.LastTerm, writes: taken}
 	}
@@ -180,11 +182,10 @@ func (w *worker) writesApplied(now int64, index, term uint64, results []kv.Resul
 	if !ok {
 		return
 	}
-	delete(q.flight, index)
 	if f.term != term {
-		q.lose(now, f, errLeadershipMoved)
-		return
+		return // writesOvertaken answers
 	}
+	delete(q.flight, index)
 	if len(results) != len(f.writes) {
 		w.fail(fmt.Errorf("entry %d: %d answers to %d requests", index, len(results), len(f.writes)))
 		return
@@ -194,6 +195,15 @@ func (w *worker) writesApplied(now int64, index, term uint64, results []kv.Resul
 	}
 	if len(f.writes) > 0 {
 		w.metrics.ObserveCommit(time.Duration(now - f.writes[0].began))
+	}
+}
+
+// writesOvertaken is told of every applied entry, of whatever kind: an entry of
+// ours whose index another has taken was not committed.
+func (q *writes) writesOvertaken(now int64, index, term uint64) {
+	if f, ok := q.flight[index]; ok && f.term != term {
+		delete(q.flight, index)
+		q.lose(now, f, errLeadershipMoved)
 	}
 }
 
@@ -302,11 +312,14 @@ func (w *worker) takeWrites(now int64, from string, frame []byte) {
 		}
 		frame = rest
 		reply := func(_ int64, res kv.Result, err *control.Error) { w.replyWrite(from, id, res, err) }
-		if w.raft != nil && !w.leads(now) {
+		switch {
+		case w.raft != nil && !w.leads(now):
 			reply(now, kv.Result{}, errNoLeader)
-			continue
+		case w.raft != nil && !w.committed(from):
+			reply(now, kv.Result{}, errNoMember)
+		default:
+			w.takeWrite(now, req, reply)
 		}
-		w.takeWrite(now, req, reply)
 	}
 }
 

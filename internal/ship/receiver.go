@@ -50,6 +50,10 @@ func (r *Receiver) Belong(cluster [16]byte) { r.cluster = cluster }
 // Have says up to which index the node has applied the log.
 func (r *Receiver) Have(index uint64) { r.have = max(r.have, index) }
 
+// Forget says that the state which was finished last was not used: an offer of
+// it is taken as any other.
+func (r *Receiver) Forget() { r.done, r.doneTerm = File{}, 0 }
+
 // Offer takes an offer of the node from, in its incarnation.
 func (r *Receiver) Offer(now int64, from, incarnation uint64, o Offer) []Action {
 	switch newest := r.newest(); {
