@@ -16,7 +16,7 @@ import (
 )
 
 // receiveSync is how much of a received file may be lost in a power cut, bytes.
-const receiveSync = 4 << 20
+const receiveSync = 1 << 20
 
 // Receiver takes a snapshot file from another node. One goroutine uses it, with
 // one call at a time.

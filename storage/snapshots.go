@@ -175,11 +175,12 @@ func verify(ctx context.Context, name string, file vfs.File, meta SnapshotMeta) 
 	return nil
 }
 
-// snapPiece is how much of a snapshot is written between two syncs.
-const snapPiece = 1 << 20
+// snapPiece is how much of a snapshot is written between two syncs, bytes: a
+// sync of the log waits for one piece at most.
+const snapPiece = 256 << 10
 
 // pieceWriter writes a file piece by piece, syncs each, and then leaves the
-// disk alone for as long as that took: the log is synced meanwhile.
+// disk to the log for twice as long as that took.
 type pieceWriter struct {
 	ctx    context.Context
 	file   vfs.File
@@ -222,7 +223,7 @@ func (p *pieceWriter) flush() error {
 	if last {
 		return nil
 	}
-	return sleep(p.ctx, min(time.Since(began), maxPause))
+	return sleep(p.ctx, min(2*time.Since(began), maxPause))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
