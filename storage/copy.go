@@ -74,6 +74,15 @@ type DataLock struct {
 // Close gives the directory back.
 func (l *DataLock) Close() error { return l.close() }
 
+// SetAside is the function of that name.
+func (l *DataLock) SetAside(label string) ([]string, error) {
+	moved, err := setAside(l.fs, l.dir, label)
+	if err != nil {
+		return moved, fmt.Errorf("set aside: %w", err)
+	}
+	return moved, nil
+}
+
 // Labels lists the sets of files in a data directory that were set aside,
 // sorted.
 func Labels(fsys vfs.FS, dir string) ([]string, error) {

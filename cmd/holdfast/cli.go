@@ -32,6 +32,7 @@ type cli struct {
 	Audit       auditCmd       `cmd:"" help:"Look at the trail of what was changed and by whom, and check it."`
 	Member      memberCmd      `cmd:"" help:"Show and change the members of the cluster."`
 	KV          kvCmd          `cmd:"" name:"kv" help:"Read, write and watch the keys of a bucket."`
+	Recover     recoverCmd     `cmd:"" help:"Go on from the best copy when a majority of the members has lost its data; offline."`
 	WAL         walCmd         `cmd:"" name:"wal" help:"Look at a log on disk, offline and read-only."`
 	Reload      reloadCmd      `cmd:"" help:"Make the daemon read its configuration again."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
