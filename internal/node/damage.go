@@ -65,6 +65,9 @@ func (w *worker) tryData(now int64) error {
 		return err
 	}
 	w.rid, w.snaps = w.data.RaftID(), w.data.Snapshots()
+	if err := w.learnEvidence(); err != nil {
+		return err
+	}
 	if _, founded := w.data.First(); !founded {
 		sets, err := evidence(w.cfg.Node.DataDir)
 		w.hadData = sets > 0

@@ -83,6 +83,8 @@ func (w *worker) updateHello() {
 	}
 	if !h.Empty {
 		h.Founded, h.ClusterID = true, w.notes.cluster
+	} else if w.foundsNothing() {
+		h.Founded = true // once: see lostData
 	}
 	w.helloMu.Lock()
 	w.helloNow = h
@@ -105,6 +107,10 @@ func (w *worker) found(now int64) {
 	}
 	if w.stranger != "" {
 		return // F2: a new node of an old cluster founds nothing
+	}
+	if w.foundsNothing() {
+		w.waitsFor = []waitFor{{w.selfName, lostDataWhy}}
+		return
 	}
 	if w.raft == nil && w.hadData {
 		// F4: members that all lost their data must not begin with nothing as
@@ -142,6 +148,8 @@ func (w *worker) agree() (storage.FirstConfig, []waitFor) {
 		switch {
 		case !p.helloed || !p.connected:
 			waiting = append(waiting, waitFor{m.Name, "not reached"})
+		case lostData(p.hello):
+			waiting = append(waiting, waitFor{m.Name, lostDataWhy})
 		case p.hello.Members != mine:
 			waiting = append(waiting, waitFor{m.Name, "its configuration lists other members, addresses or priorities"})
 		case !p.hello.Empty || w.raft != nil && p.beat != nil &&
@@ -211,7 +219,7 @@ func (w *worker) takeFirst(now int64, name string, raw []byte) {
 		return
 	}
 	if slices.ContainsFunc(first.Members, func(m storage.Member) bool { return m.Name == w.selfName && m.RaftID == w.rid }) {
-		if w.raft == nil {
+		if w.raft == nil && !w.foundsNothing() {
 			w.takeFounding(now, name, first)
 		}
 		return

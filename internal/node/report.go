@@ -338,6 +338,7 @@ func (w *worker) conditions(now int64, r *status.Report) []status.Condition {
 	if w.stranger != "" {
 		add("joining", "", "this node's data directory is new: it neither votes nor holds until the leader has filled it")
 	}
+	out = append(out, w.recoveryConditions()...)
 	if w.raft == nil {
 		return out
 	}
