@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -49,7 +48,7 @@ var damages = []damaged{
 func TestDamagedNodeIsRepairedByItself(t *testing.T) {
 	w := launch(t, pair, lab.ClusterOptions{Config: state(lab.Table{"snapshot_bytes": "24MiB"})})
 	l := &kvload.Ledger{Bucket: "tasks", Prefix: "t/", Size: 500, Limit: 2 * time.Second}
-	stop := during(t, func(ctx context.Context) { l.Write(ctx, 20*time.Millisecond, w.conn(t, true), w.conn(t, false, "gw1")) })
+	stop := w.writing(t, l, 20*time.Millisecond, w.conn(t, true), w.conn(t, false, "gw1"))
 
 	for _, d := range damages {
 		t.Run("standby, "+d.name, func(t *testing.T) {
@@ -134,10 +133,9 @@ func (w *world) kept(t *testing.T, node string, evidence []string, before int, w
 func TestRotUnderRunningNodesIsFound(t *testing.T) {
 	w := launch(t, pair, lab.ClusterOptions{Config: state(lab.Table{"snapshot_bytes": "1GiB", "scrub_every": "2s"})})
 	l := &kvload.Ledger{Bucket: "tasks", Prefix: "t/", Size: 500, Limit: 2 * time.Second}
-	stop := during(t, func(ctx context.Context) { l.Write(ctx, 20*time.Millisecond, w.conn(t, true)) })
+	stop := w.writing(t, l, 20*time.Millisecond, w.conn(t, true))
 	rot := func(t *testing.T, victim string) {
 		t.Helper()
-		w.sealed(t, victim)
 		segment := w.sealed(t, victim)
 		through := w.others(victim)[0]
 		last, id := w.lastAudit(t, through), w.raftID(t, victim)

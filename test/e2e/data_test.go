@@ -68,10 +68,21 @@ func during(t *testing.T, work func(ctx context.Context)) (stop func()) {
 	return stop
 }
 
+// writing writes a ledger beside the test until the function that it returns
+// is called; settled holds the writers.
+func (w *world) writing(t *testing.T, l *kvload.Ledger, pause time.Duration, conns ...*kvload.Conn) (stop func()) {
+	t.Helper()
+	w.load = l
+	return during(t, func(ctx context.Context) { l.Write(ctx, pause, conns...) })
+}
+
 // settled waits until every running member has applied the same entry, and
 // checks that their states are then the same.
 func (w *world) settled(t *testing.T) {
 	t.Helper()
+	if w.load != nil {
+		defer w.load.Hold()()
+	}
 	eventually(t, func() error {
 		var first *lab.Status
 		for _, n := range w.Names() {

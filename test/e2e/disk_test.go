@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -174,7 +173,7 @@ func TestSlowDiskMovesTheAddress(t *testing.T) {
 	holder := w.holder(t)
 	next := w.other(holder)
 	p := w.watch(t)
-	stop := during(t, func(ctx context.Context) { l.Write(ctx, 5*time.Millisecond, w.conn(t, true), w.conn(t, true)) })
+	stop := w.writing(t, l, 5*time.Millisecond, w.conn(t, true), w.conn(t, true))
 	slow := broken(t)(w.SlowDisk(holder, 250*time.Millisecond, 20*time.Millisecond))
 	w.holder(t, next)
 	p.owner(next)
@@ -209,7 +208,7 @@ func TestHungDiskOfTheHolderMovesTheAddress(t *testing.T) {
 	holder := w.leads(t, false)
 	next := w.other(holder)
 	p := w.watch(t)
-	stop := during(t, func(ctx context.Context) { l.Write(ctx, 5*time.Millisecond, w.conn(t, true), w.conn(t, true, next)) })
+	stop := w.writing(t, l, 5*time.Millisecond, w.conn(t, true), w.conn(t, true, next))
 	hung := broken(t)(w.HangDisk(holder))
 	w.holder(t, next)
 	p.owner(next)

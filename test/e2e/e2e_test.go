@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-ha/holdfast/test/kvload"
 	"github.com/holdfast-ha/holdfast/test/lab"
 )
 
@@ -34,7 +35,8 @@ const (
 // world is a lab with its cluster.
 type world struct {
 	*lab.Cluster
-	lab *lab.Lab
+	lab  *lab.Lab
+	load *kvload.Ledger // that is written beside the test, nil for none
 }
 
 // prepare builds a lab and installs a cluster, which is not started.
@@ -53,7 +55,7 @@ func prepare(t *testing.T, lo lab.Options, co lab.ClusterOptions) *world {
 	if err != nil {
 		t.Fatalf("install cluster: %v", err)
 	}
-	return &world{c, l}
+	return &world{Cluster: c, lab: l}
 }
 
 // launch starts a cluster and waits until it is ready.

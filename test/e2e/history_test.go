@@ -108,7 +108,7 @@ func TestNothingAcknowledgedIsLostWhenAllAreKilled(t *testing.T) {
 	for _, n := range w.Names() {
 		conns = append(conns, w.conn(t, false, n), w.conn(t, false, n))
 	}
-	stop := during(t, func(ctx context.Context) { l.Write(ctx, time.Millisecond, conns...) })
+	stop := w.writing(t, l, time.Millisecond, conns...)
 	written := func(more int) { // some work in between, however slow the machine
 		from := l.Acked()
 		eventually(t, func() error {
@@ -171,9 +171,7 @@ func TestMemberThatWasAwayForLongCatchesUp(t *testing.T) {
 	w.stop(t, away)
 	before, err := w.status(holder)
 	check(t, err)
-	stop := during(t, func(ctx context.Context) {
-		l.Write(ctx, time.Millisecond, w.conn(t, false, holder), w.conn(t, false, "w1"), w.conn(t, false, holder))
-	})
+	stop := w.writing(t, l, time.Millisecond, w.conn(t, false, holder), w.conn(t, false, "w1"), w.conn(t, false, holder))
 	turns := 0
 	w.grow(t, "the others have no longer what it lacks", func() bool {
 		turns++ // what they keep for slow followers is a few MiB

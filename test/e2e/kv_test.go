@@ -108,9 +108,7 @@ func TestWatchHasNoGapAndNoRepeatOverFailovers(t *testing.T) {
 		})
 	}
 	l := &kvload.Ledger{Bucket: "tasks", Prefix: "watch/", Size: 100, Limit: 10 * time.Second}
-	stop := during(t, func(ctx context.Context) {
-		l.Write(ctx, 4*time.Millisecond, w.conn(t, true), w.conn(t, true), w.conn(t, false, "w1"))
-	})
+	stop := w.writing(t, l, 4*time.Millisecond, w.conn(t, true), w.conn(t, true), w.conn(t, false, "w1"))
 	more := func() {
 		from := l.Acked()
 		eventually(t, func() error {

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -64,7 +63,7 @@ func TestMembersChangeWhileTheAddressIsHeld(t *testing.T) {
 	holder := w.holder(t)
 	p, epoch := w.watch(t), w.epoch(t, holder)
 	l := &kvload.Ledger{Bucket: "tasks", Prefix: "t/", Size: 500, Limit: 5 * time.Second}
-	stop := during(t, func(ctx context.Context) { l.Write(ctx, 5*time.Millisecond, w.conn(t, true), w.conn(t, true, holder)) })
+	stop := w.writing(t, l, 5*time.Millisecond, w.conn(t, true), w.conn(t, true, holder))
 	eventually(t, func() error { // enough for a snapshot
 		if l.Acked() < 800 {
 			return fmt.Errorf("%s", l)

@@ -21,6 +21,7 @@ type Ledger struct {
 
 	serial atomic.Int64
 	acked  atomic.Int64
+	gate   sync.RWMutex // held for writing while nothing may be written
 
 	mu      sync.Mutex
 	done    map[string]uint64 // acknowledged, with their revision
@@ -71,8 +72,17 @@ func pauseFor(ctx context.Context, d time.Duration) {
 	}
 }
 
+// Hold keeps writers from beginning a write, waits for those under way, and
+// returns the function that lets them go on.
+func (l *Ledger) Hold() (release func()) {
+	l.gate.Lock()
+	return l.gate.Unlock
+}
+
 // Put writes one key more and returns what the client was told.
 func (l *Ledger) Put(ctx context.Context, c *Conn) error {
+	l.gate.RLock()
+	defer l.gate.RUnlock()
 	ctx, cancel := context.WithTimeout(ctx, l.limit())
 	defer cancel()
 	key := fmt.Sprintf("%s%07d", l.Prefix, l.serial.Add(1))
