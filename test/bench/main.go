@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/test/lab"
@@ -120,10 +119,7 @@ func (o options) run(ctx context.Context) (text string, doubles int64, err error
 		}
 		second = s.markdown()
 	}
-	if second == "" {
-		return text, doubles, nil
-	}
-	return strings.TrimRight(text, "\n") + "\n\n" + stateMark + second, doubles, nil
+	return join(text, second), doubles, nil
 }
 
 func fatal(code int, err error, hint string) {

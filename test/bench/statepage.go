@@ -31,6 +31,17 @@ func otherPart(path string, state bool) (string, error) {
 	return "", nil
 }
 
+// join makes a page of its two parts, each of which may be empty.
+func join(first, second string) string {
+	switch {
+	case second == "":
+		return first
+	case first == "":
+		return stateMark + second
+	}
+	return strings.TrimRight(first, "\n") + "\n\n" + stateMark + second
+}
+
 const statePreface = `# Durable state
 
 Written by ` + "`make bench-state`" + `, which ` + "`make bench`" + ` includes; do not edit. All that stands in one table was measured

@@ -73,7 +73,12 @@ func load(o loadOptions) (loadResult, error) {
 	from := time.Now().Add(o.warmup)
 	until := from.Add(o.length)
 	var cpu0 float64
-	time.AfterFunc(o.warmup, func() { cpu0 = cpuSeconds(); lastAck.Store(int64(o.warmup)) })
+	warm := make(chan struct{})
+	time.AfterFunc(o.warmup, func() {
+		defer close(warm)
+		cpu0 = cpuSeconds()
+		lastAck.Store(int64(o.warmup))
+	})
 	began := time.Now()
 	for c := range o.clients {
 		wg.Go(func() {
@@ -94,6 +99,7 @@ func load(o loadOptions) (loadResult, error) {
 	}
 	wg.Wait()
 	elapsed := time.Since(from)
+	<-warm
 	cpu := cpuSeconds() - cpu0
 	r.figures = summarize(took, elapsed)
 	if r.Count > 0 {
