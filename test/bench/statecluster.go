@@ -176,9 +176,9 @@ func (r *rig) load(ctx context.Context, s *stateBench, clients int, length time.
 		return loadRow{}, err
 	}
 	var row loadRow
-	// The clients of etcd share connections, as many as made it quickest.
+	// The clients of etcd share connections; more made it slower.
 	err = r.tool(ctx, s, node, &row, "load", "-system", r.system, "-target", target,
-		"-clients", fmt.Sprint(clients), "-conns", fmt.Sprint(min(clients, 8)), "-value", fmt.Sprint(valueBytes),
+		"-clients", fmt.Sprint(clients), "-conns", fmt.Sprint(min(clients, 4)), "-value", fmt.Sprint(valueBytes),
 		"-warmup", s.size.warmup.String(), "-for", length.String(), "-prefix", prefix)
 	if err != nil {
 		return row, err

@@ -226,7 +226,7 @@ func (s *stateBench) writeClusters(b *strings.Builder) {
 
 Members in network namespaces, data on the same disk, a new cluster in each of %d rounds of %v for each number of
 clients. Clients run on the leader's host and talk to the leader by each system's own Go client: Holdfast over its
-control socket, etcd over up to 8 connections to the host's own address. CPU is the time of processors that one put
+control socket, etcd over up to 4 connections to the host's own address. CPU is the time of processors that one put
 takes, of the three members together and of the clients.
 
 `, s.size.rounds, s.size.length)
