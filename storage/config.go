@@ -23,7 +23,7 @@ const (
 )
 
 // firstMagic opens the encoded first configuration; its digit is the version.
-const firstMagic = "HFC1"
+const firstMagic = "HFC2"
 
 // The snapshot every log begins with: the first configuration.
 const (
@@ -110,6 +110,9 @@ type FirstConfig struct {
 	Members []Member
 	Groups  []Group
 	Profile Profile
+	// Parent is the id of the cluster that this one is a recovery of (F4), zero
+	// for none: who waits to join the parent joins this one instead.
+	Parent [16]byte
 }
 
 // Canonical returns a copy in the one order all members agree on: members and
@@ -150,6 +153,7 @@ func (c FirstConfig) Encode() []byte {
 	e := &encoder{b: []byte(firstMagic)}
 	e.str(c.Cluster)
 	encodeProfile(e, c.Profile)
+	e.raw(c.Parent[:])
 	e.count(len(c.Members))
 	for _, m := range c.Members {
 		encodeMember(e, m)
@@ -211,6 +215,7 @@ func DecodeFirst(b []byte) (FirstConfig, error) {
 	var c FirstConfig
 	c.Cluster = d.str(MaxName, "cluster name")
 	c.Profile = decodeProfile(d)
+	copy(c.Parent[:], d.take(len(c.Parent)))
 	for range d.count(MaxMembers, "members") {
 		c.Members = append(c.Members, decodeMember(d))
 	}

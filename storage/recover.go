@@ -170,7 +170,7 @@ func readStaged(fsys vfs.FS, dir string, want SnapshotMeta, segmentBytes int64) 
 // others are drawn: nobody has them, so each comes back under its own as a new
 // node.
 func (s *State) refounded(node string, id uint64) (FirstConfig, error) {
-	first := FirstConfig{Cluster: s.name, Members: s.Members(), Groups: s.Groups(), Profile: s.profile}
+	first := FirstConfig{Cluster: s.name, Members: s.Members(), Groups: s.Groups(), Profile: s.profile, Parent: s.cluster}
 	for i := range first.Members {
 		m := &first.Members[i]
 		if m.RaftID = id; m.Name == node {

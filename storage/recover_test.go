@@ -352,7 +352,7 @@ func TestRecover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.RaftID() != r.RaftID || first.ID() != r.Cluster || rec.Verdict != wal.Clean || log.Stage() != Used {
+	if d.RaftID() != r.RaftID || first.ID() != r.Cluster || first.Parent != old || rec.Verdict != wal.Clean || log.Stage() != Used {
 		t.Errorf("node %x, cluster %x, %v, %v", d.RaftID(), first.ID(), rec.Verdict, log.Stage())
 	}
 	if p, err := d.StoredPromise(); err != nil || p != 123456789 {

@@ -69,9 +69,7 @@ func (w *worker) tryData(now int64) error {
 		return err
 	}
 	if _, founded := w.data.First(); !founded {
-		sets, err := evidence(w.cfg.Node.DataDir)
-		w.hadData = sets > 0
-		return err
+		return nil
 	}
 	return w.startRaft(now)
 }

@@ -83,7 +83,7 @@ func (w *worker) updateHello() {
 	}
 	if !h.Empty {
 		h.Founded, h.ClusterID = true, w.notes.cluster
-	} else if w.foundsNothing() {
+	} else if w.hadData {
 		h.Founded = true // once: see lostData
 	}
 	w.helloMu.Lock()
@@ -106,16 +106,13 @@ func (w *worker) found(now int64) {
 		return
 	}
 	if w.stranger != "" {
+		w.waitsFor = nil
 		return // F2: a new node of an old cluster founds nothing
 	}
-	if w.foundsNothing() {
-		w.waitsFor = []waitFor{{w.selfName, lostDataWhy}}
-		return
-	}
-	if w.raft == nil && w.hadData {
+	if w.hadData {
 		// F4: members that all lost their data must not begin with nothing as
 		// if there had never been any. One that has it still takes this one in.
-		w.waitsFor = []waitFor{{w.selfName, "its data was set aside: a member that has data must be there, or a person decides (" + w.cfg.Node.DataDir + "/*" + storage.AsideMark + "*)"}}
+		w.waitsFor = []waitFor{{w.selfName, lostDataWhy}}
 		return
 	}
 	first, waiting := w.agree()
@@ -219,7 +216,7 @@ func (w *worker) takeFirst(now int64, name string, raw []byte) {
 		return
 	}
 	if slices.ContainsFunc(first.Members, func(m storage.Member) bool { return m.Name == w.selfName && m.RaftID == w.rid }) {
-		if w.raft == nil && !w.foundsNothing() {
+		if w.raft == nil {
 			w.takeFounding(now, name, first)
 		}
 		return
@@ -227,11 +224,15 @@ func (w *worker) takeFirst(now int64, name string, raw []byte) {
 	if p := w.peers[name]; p == nil || !p.connected || p.hello.Empty || w.stageNow() == storage.Used || p.hello.ClusterID != first.ID() {
 		return // nobody's cluster yet; it is founded when all are there
 	}
-	if have, ok := w.data.First(); ok && have.ID() == first.ID() {
+	have, ok := w.data.First()
+	if ok && have.ID() == first.ID() {
 		w.setStranger(name)
 		return
 	}
-	if w.raft != nil && !w.mostAreOf(first.ID()) {
+	// F4: a recovery of the cluster that this node waits for is what became of
+	// it; the way back is never open.
+	recovered := ok && first.Parent == have.ID()
+	if w.raft != nil && !recovered && !w.mostAreOf(first.ID()) {
 		w.limited.Warn("first configuration refused: this node waits to join another cluster, and most members do not belong to this one", "member", name)
 		return
 	}

@@ -20,15 +20,13 @@ const recoverHint = "holdfast recover inspect on every member shows who has the 
 // learnEvidence looks for data that were set aside here.
 func (w *worker) learnEvidence() (err error) {
 	w.evidence, err = storage.Labels(vfs.OS, w.cfg.Node.DataDir)
+	w.hadData = len(w.evidence) > 0
 	return err
 }
 
 // lostData tells whether a hello is of a member that is empty because its data
 // were set aside.
 func lostData(h transport.Hello) bool { return h.Empty && h.Founded }
-
-// foundsNothing tells whether this node must not take part in a founding.
-func (w *worker) foundsNothing() bool { return len(w.evidence) > 0 }
 
 const lostDataWhy = "its data were set aside, and founding anew would lose them"
 
@@ -53,7 +51,7 @@ func (w *worker) missing() (names []string, lost bool) {
 
 // recoveryConditions say what only an operator can mend.
 func (w *worker) recoveryConditions() (out []status.Condition) {
-	if w.foundsNothing() && w.stranger == "" && w.stageNow() != storage.Used {
+	if w.hadData && w.stranger == "" && w.stageNow() != storage.Used {
 		out = append(out, status.Condition{Code: "data_set_aside", Hint: recoverHint,
 			Message: fmt.Sprintf("this node's data were set aside (%s): it joins a cluster that is there, and founds none", strings.Join(w.evidence, ", "))})
 	}

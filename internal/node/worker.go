@@ -114,7 +114,7 @@ type worker struct {
 	waitsFor  []waitFor
 	stranger  string
 	evidence  []string // labels of data that were set aside here
-	hadData   bool     // what this node had of a cluster was set aside, and it is in none since
+	hadData   bool     // what this node had of a cluster was set aside, now or before
 	saidUsed  bool
 	saidReady bool
 	gateMode  string
