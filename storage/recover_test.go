@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -525,10 +526,13 @@ func TestCrashAtEveryOperationOfRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	cuts := map[bool]int{}
+	var mu sync.Mutex // segments are prepared on another goroutine
 	fsys := vfs.Inject(disk, func(op vfs.Op) error {
 		if !op.Kind.Changes() || op.Kind == vfs.OpReload || t.Failed() {
 			return nil
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		for kind, o := range crashKinds(rng) {
 			recovered, err := afterCut(t, disk.CrashClone(o), oldID)
 			if err != nil {
