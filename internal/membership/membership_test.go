@@ -98,7 +98,16 @@ func TestNewDataIsReplacedByItself(t *testing.T) {
 		t.Fatalf("does not know that it joined %+v", d)
 	}
 	in.Reported[20] = 30
-	if d = pl.Decide(6*second, in); d.Change.Kind != Promote || d.Change.ID != 20 {
+	if d = pl.Decide(5900*int64(time.Millisecond), in); d.Change.Kind != 0 || !strings.Contains(d.Wait, "may not grant yet") || d.Until != 6400*int64(time.Millisecond) {
+		t.Fatalf("still waits for the promises of before its start %+v", d) // G2
+	}
+	in.Alive[20] = false
+	pl.Decide(5950*int64(time.Millisecond), in)
+	in.Alive[20] = true
+	if d = pl.Decide(6*second, in); d.Change.Kind != 0 || d.Until != 6500*int64(time.Millisecond) {
+		t.Fatalf("heard anew %+v", d)
+	}
+	if d = pl.Decide(6500*int64(time.Millisecond), in); d.Change.Kind != Promote || d.Change.ID != 20 {
 		t.Fatalf("third %+v", d)
 	}
 	in.Alive[20] = false

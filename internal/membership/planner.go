@@ -16,6 +16,9 @@ type Planner struct {
 	voters []uint64 // its voters, sorted; nil when forgotten
 	before []uint64 // voters of the one before, nil when unknown
 
+	// ready is since when each learner has reported that it knows that it joined.
+	ready map[uint64]int64
+
 	majority int64 // since when a majority of voters has reported it, 0 = not yet
 	settled  int64 // since when one of before has too, 0 = not yet
 }
@@ -25,7 +28,9 @@ type Planner struct {
 const oldPatience = 10
 
 // New returns a Planner; promise is P of the committed profile.
-func New(promise time.Duration) *Planner { return &Planner{promise: int64(promise)} }
+func New(promise time.Duration) *Planner {
+	return &Planner{promise: int64(promise), ready: map[uint64]int64{}}
+}
 
 // Configured takes a configuration that was applied: the one the node starts
 // with, then each. Outgoing voters count as voters before.

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -42,6 +43,7 @@ func (pl *plan) orphans() {
 // learner is on its way: then nobody else is begun with.
 func (pl *plan) promotions() (busy bool) {
 	in := pl.in
+	maps.DeleteFunc(pl.p.ready, func(id uint64, _ int64) bool { return !in.learner(id) || !in.alive(id) })
 	for _, m := range in.Members {
 		if !in.learner(m.RaftID) || in.Seen[m.Name].RaftID != m.RaftID || in.leaving(m.RaftID) {
 			continue
@@ -56,12 +58,25 @@ func (pl *plan) promotions() (busy bool) {
 		case !known || match+CaughtUp < in.Commit:
 			pl.wait(0, "%s is being filled: index %d of %d", m.Name, match, in.Commit)
 		case in.Reported[m.RaftID] < in.ConfigIndex:
+			delete(pl.p.ready, m.RaftID)
 			pl.wait(0, "%s has yet to apply that it joined", m.Name)
+		case pl.now < pl.grants(m.RaftID):
+			pl.wait(pl.grants(m.RaftID), "%s may not grant yet", m.Name)
 		default:
 			pl.propose(Change{Kind: Promote, ID: m.RaftID, Member: m, Cause: pl.cause(m), Reason: m.Name + " has caught up: make it a voter"})
 		}
 	}
 	return busy
+}
+
+// grants is from when a learner may grant, were it a voter: P after its start
+// (G2), which was before it reported anything. Where every voter counts, as
+// after a recovery, its promotion would else end the lease of the holder.
+func (pl *plan) grants(id uint64) int64 {
+	if pl.p.ready[id] == 0 {
+		pl.p.ready[id] = pl.now
+	}
+	return pl.p.ready[id] + pl.p.promise
 }
 
 // cause says whether an operator asked for what is done to a member.

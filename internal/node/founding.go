@@ -191,7 +191,7 @@ func (w *worker) adopt(now int64, first storage.FirstConfig, why string) {
 
 // errRefound ends the worker so that the next one begins with the new first
 // configuration; the log that is dropped holds no vote.
-var errRefound = errors.New("the cluster is founded anew because a member has a new data directory")
+var errRefound = errors.New("the first configuration is another now: the cluster was founded anew, or recovered")
 
 // giveFirst sends the first configuration to a member that may lack it: one
 // that lost power between the founding of the others and its own.
