@@ -116,6 +116,11 @@ func (w *worker) leavingTurn(now int64) {
 // deaf is A2: nothing that a majority acknowledged was sent within P.
 func (w *worker) deaf(now int64, g *group) bool {
 	last := max(w.holder.AckedByMajoritySince(g.id), g.heldSince)
+	if win, ok := w.holder.Window(g.id); ok {
+		// A voter that has just become one has acknowledged nothing yet; the
+		// majority of before has.
+		last = max(last, win.Sent)
+	}
 	return now-last > int64(w.timing.Promise)
 }
 
