@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,17 @@ import (
 // Measured beside the logs of others by test/walbench, which make bench-wal
 // runs; these are for work on this package. They measure the disk that TMPDIR
 // is on.
+
+func TestAddWordIsTheChecksumOfItsBytes(t *testing.T) {
+	for _, before := range []string{"", "a", "some bytes before"} {
+		for _, n := range []uint64{0, 1, 0x0102030405060708, 1 << 63, ^uint64(0)} {
+			all := binary.LittleEndian.AppendUint64([]byte(before), n)
+			if got, want := addWord(checksum([]byte(before)), n), checksum(all); got != want {
+				t.Errorf("%q and %x: %08x, want %08x", before, n, got, want)
+			}
+		}
+	}
+}
 
 // BenchmarkEncode is the part of an append that is not the disk's.
 func BenchmarkEncode(b *testing.B) {

@@ -60,6 +60,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
+// addWord is the checksum of what has crc, followed by a number in its eight
+// bytes. crc32.Update does the same for a slice, which it moves to the heap:
+// that costs more than the sum, and there is one for each sector and record.
+func addWord(crc uint32, number uint64) uint32 {
+	crc = ^crc
+	for range 8 {
+		crc = castagnoli[byte(crc)^byte(number)] ^ crc>>8
+		number >>= 8
+	}
+	return ^crc
+}
+
 // header is the first block of a segment.
 //
 //	 0 magic "HFWALSEG"   40 sequence      80 salt of the previous segment
@@ -220,9 +232,7 @@ func decodeFrame(b []byte, position uint64) (frame, uint32, bool) {
 }
 
 func frameChecksum(b []byte, position uint64) uint32 {
-	var at [8]byte
-	binary.LittleEndian.PutUint64(at[:], position)
-	return crc32.Update(checksum(b[4:frameBytes]), castagnoli, at[:])
+	return addWord(checksum(b[4:frameBytes]), position)
 }
 
 // position counts the data bytes of a segment, tags left out, up to the block at
@@ -235,10 +245,7 @@ func position(offset int64) uint64 {
 // segment never share a tag: numbers that differ in their low 32 bits only have
 // different checksums. Zero is left to sectors never written.
 func tagOf(salt, number uint64) uint32 {
-	var b [16]byte
-	binary.LittleEndian.PutUint64(b[:], salt)
-	binary.LittleEndian.PutUint64(b[8:], number)
-	return max(checksum(b[:]), 1)
+	return max(addWord(addWord(0, salt), number), 1)
 }
 
 // recordSize is the number of data bytes that a record takes.
