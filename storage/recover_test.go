@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -575,11 +576,13 @@ func TestErrorAtEveryOperationOfRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 		broken := errors.New("broken")
-		fired := false
+		var fired atomic.Bool // segments are prepared on another goroutine
 		fail := vfs.Nth(n, broken, func(op vfs.Op) bool { return op.Kind.Changes() })
 		fsys := vfs.Inject(disk, func(op vfs.Op) error {
 			err := fail(op)
-			fired = fired || err != nil
+			if err != nil {
+				fired.Store(true)
+			}
 			return err
 		})
 		err := func() error {
@@ -593,7 +596,7 @@ func TestErrorAtEveryOperationOfRecover(t *testing.T) {
 			}
 			return errors.Join(err, l.Close())
 		}()
-		if !fired {
+		if !fired.Load() {
 			if err != nil {
 				t.Fatal(err)
 			}
