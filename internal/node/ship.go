@@ -132,6 +132,10 @@ func (w *worker) shipRead(a ship.Action) {
 		b := make([]byte, a.Length)
 		_, err := file.ReadAt(b, a.Offset)
 		w.mustPost(func(now int64) {
+			if damaged(err) {
+				w.fail(fmt.Errorf("read snapshot for a member: %w", err))
+				return
+			}
 			w.shipActs(now, w.shipping.sender.ReadDone(now, a.Transfer, b, err))
 		})
 	})
