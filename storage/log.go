@@ -230,6 +230,10 @@ func (l *Log) Stage() Stage {
 // Stats returns the wal's figures.
 func (l *Log) Stats() wal.Stats { return l.wal.Stats() }
 
+// Space returns how much room the log has, whether the next segment is there,
+// and why not (wal.Log.Space).
+func (l *Log) Space() (room int64, ready bool, blocked error) { return l.wal.Space() }
+
 // Failed is closed when the wal has failed, even if no Save waits for it; Err
 // then says why. The owner closes its gate and exits.
 func (l *Log) Failed() <-chan struct{} { return l.wal.Failed() }

@@ -79,6 +79,19 @@ func (w *writer) publishStats() {
 	l.meter.lastIndex = w.last
 }
 
+// Space is Room and Blocked of Stats for little, and whether a prepared segment
+// is there: without one, what goes beyond room ends the log on a full disk.
+func (l *Log) Space() (room int64, ready bool, blocked error) {
+	ready, blocked = l.prep.state()
+	l.mu.Lock()
+	room = l.meter.room
+	l.mu.Unlock()
+	if ready {
+		room += l.prep.size - headerBytes - sealBytes
+	}
+	return room, ready, blocked
+}
+
 // Stats returns the present numbers.
 func (l *Log) Stats() Stats {
 	ready, blocked := l.prep.state()

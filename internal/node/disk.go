@@ -16,6 +16,7 @@ import (
 // disk is what the loop knows of it.
 type disk struct {
 	full    bool
+	ready   bool // the log had its next segment once since the start
 	why     string
 	slow    bool
 	next    int64
@@ -49,6 +50,7 @@ const (
 // diskTurn looks at the log's room and speed.
 func (w *worker) diskTurn(now int64) {
 	d := &w.disk
+	w.storeTurn()
 	if now < d.next {
 		return
 	}
@@ -60,7 +62,6 @@ func (w *worker) diskTurn(now int64) {
 		d.full = full
 		w.diskFullChanged(now, stats.Blocked)
 	}
-	w.raft.SetStoring(!full || stats.Room > storeRoom)
 	if !full && now > d.retryAt {
 		d.retryAt = now + int64(10*time.Second)
 		// Beside the loop, even to ask: whoever writes the file holds its lock
@@ -86,6 +87,22 @@ func (w *worker) diskTurn(now int64) {
 			Detail: fmt.Sprintf("p99 of fsync %v, limit %v", w.fsyncs.p99().Round(time.Microsecond), w.cfg.State.SlowFsync)})
 		w.beatNow = true
 	}
+}
+
+// storeTurn bounds what the log takes of others to the room that it has: beyond
+// that a full disk would end it. How much there is must be known anew each turn,
+// and is not known at all before the next segment was made for the first time.
+func (w *worker) storeTurn() {
+	room, ready, blocked := w.raftLog.Space()
+	w.disk.ready = w.disk.ready || ready
+	if blocked != nil && !w.disk.full {
+		w.disk.next = 0 // at once: what is refused must not be proposed
+	}
+	if w.disk.ready && blocked == nil {
+		w.raft.SetStoring(true)
+		return
+	}
+	w.raft.SetRoom(room - storeRoom)
 }
 
 func (w *worker) diskFullChanged(now int64, blocked error) {

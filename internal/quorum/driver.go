@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -157,6 +158,7 @@ type Driver struct {
 	voter   bool   // in the applied configuration
 	abstain bool   // G6, said by the owner
 	full    bool   // no room to store entries, said by the owner
+	room    int64  // bytes that others may send yet, said by the owner
 	posing  uint64 // index of the snapshot that named this node only to raft
 	posed   bool   // it was taken, and the node's own change is not yet applied
 
@@ -230,7 +232,7 @@ func New(now int64, cfg Config) (*Driver, error) {
 		turn: now, epoch: now,
 		done:   make(chan Completion, maxWrites),
 		stored: view{term: hs.GetTerm(), vote: hs.GetVote()}, known: hs.GetCommit(),
-		early: map[uint64]early{}, peers: map[uint64]*peer{},
+		early: map[uint64]early{}, peers: map[uint64]*peer{}, room: math.MaxInt64,
 		members: map[uint64]storage.Member{}, tail: t,
 	}
 	d.setConf(storage.ConfOf(cs))
@@ -281,7 +283,29 @@ func (d *Driver) votes() bool { return !d.abstain && d.conf.Contains(d.cfg.ID) }
 // the node drops entries and snapshots as if they were lost on the way, so that
 // it stays behind and nothing is lost, and it does not campaign. It still
 // votes, answers heartbeats, and stores what it proposes itself.
-func (d *Driver) SetStoring(on bool) { d.full = !on }
+func (d *Driver) SetStoring(on bool) { d.full, d.room = !on, math.MaxInt64 }
+
+// SetRoom is SetStoring for as many bytes as the log has room for; once others
+// have sent that much, the node stores no more until it is called again.
+func (d *Driver) SetRoom(bytes int64) {
+	d.room = bytes - int64(d.writing)
+	d.full = d.room <= 0
+}
+
+// fits takes the room that an append needs on disk, generously counted, and
+// tells whether there was that much.
+func (d *Driver) fits(m *raftpb.Message) bool {
+	if d.room == math.MaxInt64 || len(m.GetEntries()) == 0 {
+		return true
+	}
+	need := int64(8 << 10)
+	for _, e := range m.GetEntries() {
+		need += int64(len(e.GetData())+len(e.GetData())/16) + 128
+	}
+	d.room -= need
+	d.full = d.full || d.room < 0
+	return !d.full
+}
 
 // SetLatency takes the measured p99 of a round trip to the other voters and of
 // a sync of the log. They lengthen waits, never shorten them (E3).
@@ -374,7 +398,7 @@ func (d *Driver) takes(m *raftpb.Message) bool {
 	case raftpb.MsgApp, raftpb.MsgTimeoutNow:
 		// Empty appends too: the leader goes on with them alone once the
 		// window is full, and would send entries again after an answer.
-		return !d.full
+		return !d.full && d.fits(m)
 	case raftpb.MsgReadIndex:
 		return d.takesRead()
 	}

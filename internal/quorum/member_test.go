@@ -243,6 +243,28 @@ func TestFullDiskLagsAndLosesNothing(t *testing.T) {
 	s.catchUp(gw2)
 }
 
+// A node takes no more of what others send than it was said to have room for.
+func TestRoomOfTheDiskIsNotOverrun(t *testing.T) {
+	s := plainCluster(t, 69, "gw1", "gw2", "w1")
+	s.settle()
+	gw2 := s.node("gw2")
+	from, _ := gw2.d.tail.last()
+	const room = 100 << 10
+	gw2.d.SetRoom(room)
+	s.fill(40)
+	s.run(2 * testP)
+	last, _ := gw2.d.tail.last()
+	bytes := 0
+	for _, e := range gw2.d.tail.entries {
+		bytes += len(e.GetData())
+	}
+	if last == from || last > from+room/(8<<10)+20 || bytes > room || gw2.d.Status(s.now).Storing {
+		t.Fatalf("stored up to %d from %d, %d bytes in a tail", last, from, bytes)
+	}
+	gw2.d.SetStoring(true)
+	s.catchUp(gw2)
+}
+
 // With a full disk snapshots are dropped too.
 func TestFullDiskTakesNoSnapshot(t *testing.T) {
 	s := plainCluster(t, 67, "gw1", "gw2", "w1")
