@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,10 +12,10 @@ import (
 	"github.com/holdfast-ha/holdfast/test/lab"
 )
 
-// smallDisks gives every member a disk of its own with room for a few segments
-// of the log.
+// smallDisks gives every member a disk of its own with room for what a test
+// writes.
 func smallDisks() map[string]int64 {
-	return map[string]int64{"gw1": 112 << 20, "gw2": 112 << 20, "w1": 112 << 20}
+	return map[string]int64{"gw1": 256 << 20, "gw2": 256 << 20, "w1": 256 << 20}
 }
 
 // noSnapshots lets the log grow.
@@ -80,11 +82,20 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 	t.Run("disk of a follower: the others go on", func(t *testing.T) {
 		leader := w.leads(t, false)
 		follower := w.other(leader)
-		p, epoch, c := w.watch(t), w.epoch(t, leader), w.conn(t, false, leader)
+		p, epoch := w.watch(t), w.epoch(t, leader)
 		full := w.fill(t, follower)
-		for range 180 { // 45 MiB: more than the prepared segments and the reserve
-			check(t, l.Put(within(t, settle), c))
+		var writers sync.WaitGroup
+		for range 6 { // 45 MiB, faster than anybody looks: more than the prepared segments and the reserve
+			c := w.conn(t, false, leader)
+			writers.Go(func() {
+				for range 30 {
+					if err := l.Put(context.Background(), c); err != nil {
+						t.Errorf("write while a follower's disk is full: %v", err)
+					}
+				}
+			})
 		}
+		writers.Wait()
 		w.seen(t, follower, func(r *report) error {
 			if r.WAL.Blocked == "" {
 				return fmt.Errorf("does not say that its disk is full")
