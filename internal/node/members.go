@@ -110,7 +110,7 @@ func (w *worker) membershipInput(now int64) membership.Input {
 			in.Reported[p.beat.RaftID] = p.beat.Config
 			in.Alive[p.raftID] = p.beat.RaftID == p.raftID && p.heard(now, w.timing.Promise)
 		}
-		if p.helloed {
+		if p.helloed && !p.strange(w.notes.cluster) {
 			in.Seen[name] = membership.Seen{
 				Connected: p.connected, RaftID: p.hello.RaftID, PublicKey: p.member.PublicKey, Since: p.since,
 				OldSilent: time.Duration(now - max(p.heardAt, w.ledSince)),

@@ -106,6 +106,7 @@ func (w *worker) peerEvent(now int64, e transport.PeerEvent) {
 	}
 	was := p.connected
 	p.connected = e.Up
+	p.foreign = !e.Up && errors.Is(e.Err, transport.ErrClusterIDMismatch)
 	if !e.Up {
 		if was { // else it was refused, which transport says, and not too often
 			w.log.Info("control connection down", "member", e.Peer, "error", e.Err)

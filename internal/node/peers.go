@@ -16,7 +16,9 @@ type peer struct {
 	hello     transport.Hello
 	helloed   bool // hello is of a connection that is up, or was
 	connected bool
-	since     int64 // boottime since when it shows the raft id of hello
+	// foreign: the last try to connect was refused, for another cluster id.
+	foreign bool
+	since   int64 // boottime since when it shows the raft id of hello
 
 	incarnation uint64
 	sequence    uint64
@@ -39,6 +41,13 @@ func (p *peer) id() uint64 {
 		return p.hello.RaftID
 	}
 	return p.raftID
+}
+
+// strange tells whether the member belongs to another cluster than own, such as
+// one that has missed a recovery (F4). A connection of before may still stand.
+func (p *peer) strange(own [16]byte) bool {
+	none := [16]byte{}
+	return p.foreign || p.helloed && p.hello.ClusterID != none && own != none && p.hello.ClusterID != own
 }
 
 // maxFormer bounds the incarnations remembered of one peer.

@@ -2,6 +2,8 @@ package node
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-ha/holdfast/internal/status"
@@ -15,7 +17,7 @@ import (
 // may be all that is left. Status says what is missing; an operator decides with
 // holdfast recover.
 
-const recoverHint = "holdfast recover inspect on every member shows who has the most; docs/operations.md, Recover"
+const recoverHint = "holdfast recover inspect on every member shows who has the most; docs/operations.md, Recover from the loss of a majority"
 
 // learnEvidence looks for data that were set aside here.
 func (w *worker) learnEvidence() (err error) {
@@ -42,7 +44,7 @@ func (w *worker) missing() (names []string, lost bool) {
 		if m.Name == w.selfName && id != w.rid {
 			names = append(names, m.Name)
 		}
-		if p := w.peers[m.Name]; p != nil && p.connected && p.hello.RaftID != id {
+		if p := w.peers[m.Name]; p != nil && p.connected && p.hello.RaftID != id && !p.strange(w.notes.cluster) {
 			names = append(names, m.Name)
 		}
 	}
@@ -57,6 +59,13 @@ func (w *worker) recoveryConditions() (out []status.Condition) {
 	}
 	if w.raft == nil {
 		return out
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.peers)) {
+		if w.peers[name].strange(w.notes.cluster) {
+			out = append(out, status.Condition{Code: "other_cluster",
+				Hint:    "if this node belongs to the cluster that goes on, then on " + name + ": holdfast recover rejoin; else here",
+				Message: name + " has data of another cluster: the two refuse each other"})
+		}
 	}
 	if names, lost := w.missing(); lost {
 		conf, _ := w.state.Conf()
