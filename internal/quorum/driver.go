@@ -144,6 +144,7 @@ type peer struct {
 	asked    int64 // oldest heartbeat without an answer, 0 if none
 	answered int64 // last answer
 	took     time.Duration
+	told     uint64 // commit index that appends have carried to it
 }
 
 // Driver drives one raft node. See the package comment for the rules of use.
@@ -187,6 +188,7 @@ type Driver struct {
 
 	early    map[uint64]early
 	peers    map[uint64]*peer
+	held     map[uint64]notice
 	transfer transfer
 	reported view
 	dropped  uint64
@@ -232,7 +234,7 @@ func New(now int64, cfg Config) (*Driver, error) {
 		turn: now, epoch: now,
 		done:   make(chan Completion, maxWrites),
 		stored: view{term: hs.GetTerm(), vote: hs.GetVote()}, known: hs.GetCommit(),
-		early: map[uint64]early{}, peers: map[uint64]*peer{}, room: math.MaxInt64,
+		early: map[uint64]early{}, peers: map[uint64]*peer{}, held: map[uint64]notice{}, room: math.MaxInt64,
 		members: map[uint64]storage.Member{}, tail: t,
 	}
 	d.setConf(storage.ConfOf(cs))

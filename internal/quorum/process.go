@@ -73,6 +73,7 @@ func (d *Driver) Process(now int64) (Output, error) {
 		began = false
 	}
 	d.keepConf(now)
+	d.tellHeld(now)
 	out.Messages = d.frames()
 	out.Snapshots, d.shipping = d.shipping, nil
 	if v := d.view(); v.role != d.reported.role || v.term != d.reported.term || v.lead != d.reported.lead {
@@ -235,6 +236,9 @@ func (d *Driver) Next(now int64) int64 {
 	}
 	if d.transfer.to != 0 {
 		next = min(next, d.transfer.since+int64(d.cfg.Promise/2))
+	}
+	for _, n := range d.held {
+		next = min(next, n.at+int64(noticeLimit))
 	}
 	return max(next, now)
 }

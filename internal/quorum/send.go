@@ -1,6 +1,8 @@
 package quorum
 
 import (
+	"time"
+
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
@@ -38,11 +40,16 @@ func (d *Driver) send(now int64, m *raftpb.Message) {
 	for i := len(d.outbox) - 1; i >= 0; i-- {
 		if last := &d.outbox[i]; last.m.GetTo() == m.GetTo() {
 			if last.join(m, bytes) {
+				d.tell(m)
 				return
 			}
 			break
 		}
 	}
+	if d.holdNotice(now, m) {
+		return
+	}
+	d.tell(m)
 	d.outbox = append(d.outbox, outgoing{m: m, bytes: bytes})
 }
 
@@ -83,6 +90,60 @@ func (d *Driver) ship(m *raftpb.Message) {
 	d.shipping = append(d.shipping, SnapshotOut{
 		To: m.GetTo(), Index: m.GetSnapshot().GetMetadata().GetIndex(), Message: encodeFrame(m),
 	})
+}
+
+// noticeLimit is how long the bare news that entries of data are committed may
+// wait for the next append to the same node, which carries it too. Nobody but
+// readers of that node waits for it, and it costs as much as an append.
+const noticeLimit = 2 * time.Millisecond
+
+// notice is such a message that waits.
+type notice struct {
+	m  *raftpb.Message
+	at int64
+}
+
+// holdNotice takes a message that says nothing but how far the log is
+// committed, if what it says is of data alone: an Assign is told at once.
+func (d *Driver) holdNotice(now int64, m *raftpb.Message) bool {
+	if m.GetType() != raftpb.MsgApp || len(m.GetEntries()) > 0 || m.GetIndex() < m.GetCommit() {
+		return false
+	}
+	if p := d.peer(m.GetTo()); m.GetCommit() <= p.told || p.told < d.tail.lastControl {
+		return false
+	}
+	n := notice{m: m, at: now}
+	if old, ok := d.held[m.GetTo()]; ok {
+		n.at = old.at // it waits no longer because there is more to tell
+	}
+	d.held[m.GetTo()] = n
+	return true
+}
+
+// tell notes that an append leaves: it says what a notice that waits says, or
+// more.
+func (d *Driver) tell(m *raftpb.Message) {
+	if m.GetType() != raftpb.MsgApp {
+		return
+	}
+	delete(d.held, m.GetTo())
+	p := d.peer(m.GetTo())
+	p.told = max(p.told, min(m.GetCommit(), m.GetIndex()+uint64(len(m.GetEntries()))))
+}
+
+// tellHeld sends the notices that have waited long enough.
+func (d *Driver) tellHeld(now int64) {
+	for to, n := range d.held {
+		if d.view().role != leader || n.m.GetTerm() != d.view().term {
+			delete(d.held, to)
+			continue
+		}
+		if now-n.at < int64(noticeLimit) {
+			continue
+		}
+		d.tell(n.m)
+		d.outbox = append(d.outbox, outgoing{m: n.m})
+	}
 }
 
 // frames empties the outbox.

@@ -51,7 +51,7 @@ func TestMessagesAreJoined(t *testing.T) {
 		"an answer and an append":  {[]*raftpb.Message{resp(5, false), app(6, 6, 1)}, "[2 5 0 0][2 5 1 1]"},
 		"nothing behind an append": {[]*raftpb.Message{app(5, 5, 1)}, "[2 4 1 1]"},
 	} {
-		d := &Driver{peers: map[uint64]*peer{}}
+		d := &Driver{peers: map[uint64]*peer{}, held: map[uint64]notice{}}
 		for _, m := range c.in {
 			d.send(1, m)
 		}
@@ -76,7 +76,7 @@ func TestJoiningDoesNotWriteIntoRaft(t *testing.T) {
 	first, second := app(5, 5, 1), app(6, 6, 1)
 	first.Entries = log[:1]
 	second.Entries = []*raftpb.Entry{{Index: new(uint64(6)), Data: []byte("another")}}
-	d := &Driver{peers: map[uint64]*peer{}}
+	d := &Driver{peers: map[uint64]*peer{}, held: map[uint64]notice{}}
 	d.send(1, first)
 	d.send(1, second)
 	if len(d.outbox) != 1 || string(log[1].GetData()) != "0123456789" {
@@ -113,4 +113,46 @@ func TestProposalsOfATurnAreOneMessage(t *testing.T) {
 	if len(sent) != 2 || sent["gw2"] != 1 || sent["w1"] != 1 {
 		t.Fatalf("sent %v", sent)
 	}
+}
+
+// What is committed is news that can wait for the next append, unless it is
+// more than data.
+func TestNewsOfDataWaitsForTheNextAppend(t *testing.T) {
+	begin := func() *Driver {
+		d := &Driver{peers: map[uint64]*peer{}, held: map[uint64]notice{}}
+		d.send(1, app(5, 6, 4)) // entries up to 6, committed up to 4
+		d.outbox = d.outbox[:0]
+		return d
+	}
+	t.Run("data", func(t *testing.T) {
+		d := begin()
+		d.send(2, app(7, 6, 6)) // nothing but the news of 6
+		if len(d.outbox) != 0 || len(d.held) != 1 {
+			t.Fatalf("%d messages, %d wait", len(d.outbox), len(d.held))
+		}
+		d.send(3, app(7, 7, 6))
+		if len(d.outbox) != 1 || len(d.held) != 0 || d.outbox[0].m.GetCommit() != 6 {
+			t.Fatalf("%d messages, %d wait", len(d.outbox), len(d.held))
+		}
+	})
+	t.Run("control", func(t *testing.T) {
+		d := begin()
+		d.tail.lastControl = 6
+		d.send(2, app(7, 6, 6))
+		if len(d.outbox) != 1 || len(d.held) != 0 {
+			t.Fatal("the news of an Assign waits")
+		}
+		d.outbox = d.outbox[:0]
+		d.send(3, app(8, 7, 7)) // behind it is data again
+		if len(d.outbox) != 0 || len(d.held) != 1 {
+			t.Fatal("the news of data behind it does not wait")
+		}
+	})
+	t.Run("a node that lacks entries", func(t *testing.T) {
+		d := begin()
+		d.send(2, app(6, 5, 6)) // asks whether entry 5 is there
+		if len(d.outbox) != 1 {
+			t.Fatal("a question waits")
+		}
+	})
 }

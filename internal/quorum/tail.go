@@ -20,6 +20,7 @@ type tail struct {
 	handed, handedTerm uint64
 	entries            []*raftpb.Entry
 	control            int
+	lastControl        uint64 // newest index that ever held one
 }
 
 // loadTail returns the log behind its snapshot. The log may begin before that.
@@ -91,6 +92,7 @@ func (t *tail) store(entries []*raftpb.Entry) {
 func (t *tail) count(e *raftpb.Entry, n int) {
 	if !plain(e) {
 		t.control += n
+		t.lastControl = max(t.lastControl, e.GetIndex())
 	}
 }
 
