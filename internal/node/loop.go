@@ -52,7 +52,7 @@ func (w *worker) loop(ctx context.Context) error {
 	for w.exit == nil {
 		select {
 		case f := <-w.inbox:
-			f(w.clk.Boottime())
+			w.drained = append(w.drained, f)
 		case e, ok := <-events:
 			if !ok {
 				// The guard is gone: nobody would close for us (DESIGN 2).
@@ -75,19 +75,22 @@ func (w *worker) loop(ctx context.Context) error {
 }
 
 // drain takes all the work that has come, so that timers are judged after the
-// news and not before (E7), but no more than one inbox of it.
+// news and not before (E7), but no more than one inbox of it. The clock is read
+// after the last of it was taken: later than anything in it arrived (G8).
 func (w *worker) drain() {
-	for range inboxSize {
-		if w.exit != nil {
-			return // whoever must end does nothing more, and answers nobody
-		}
-		select {
-		case f := <-w.inbox:
-			f(w.clk.Boottime())
-		default:
-			return
-		}
+	for n := min(len(w.inbox), inboxSize); n > 0; n-- {
+		w.drained = append(w.drained, <-w.inbox)
 	}
+	now := w.clk.Boottime()
+	for i, f := range w.drained {
+		if w.exit != nil {
+			break // whoever must end does nothing more, and answers nobody
+		}
+		f(now)
+		w.drained[i] = nil
+	}
+	clear(w.drained)
+	w.drained = w.drained[:0]
 }
 
 // turn does what is due at now.

@@ -170,6 +170,8 @@ type worker struct {
 	stopped  stopState
 	exit     *error // set once: why the loop ends
 
+	drained []work // taken from the inbox, of this turn
+
 	// Shared with other goroutines.
 	inbox    chan work
 	ended    chan struct{}
