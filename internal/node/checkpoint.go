@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/storage"
@@ -110,9 +112,12 @@ func (w *worker) compare(now int64, c *comparison) {
 		if 2*n <= len(conf.Voters) {
 			continue
 		}
-		for name, hash := range c.hashes {
-			if hash != right {
+		// One at a time: whoever is told gives up its data, and the next
+		// checkpoint finds the others.
+		for _, name := range slices.Sorted(maps.Keys(c.hashes)) {
+			if hash := c.hashes[name]; hash != right {
 				w.diverged(now, name, c.index, hash, right)
+				break
 			}
 		}
 		return

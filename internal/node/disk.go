@@ -23,6 +23,9 @@ type disk struct {
 	scrub   atomic.Pointer[scrubbed]
 	every   atomic.Int64 // distance of scrubs, ns
 	retryAt int64
+	// reserved: the reserve file is there. A disk that was full counts as full
+	// until it is there again, else clients would use up what is for votes.
+	reserved atomic.Bool
 }
 
 // scrubbed is the end of the last scrub.
@@ -36,6 +39,7 @@ const (
 	// reserveBytes is what a full disk still has for the log: room for votes,
 	// placement and the release of older log.
 	reserveBytes = 16 << 20
+	reserveRetry = 2 * time.Second
 	// storeRoom is how much room the log must have for this node to take what
 	// the leader sends.
 	storeRoom = 1 << 20
@@ -57,22 +61,20 @@ func (w *worker) diskTurn(now int64) {
 	d.next = now + int64(diskEvery)
 	d.every.Store(int64(w.cfg.State.ScrubEvery))
 	stats := w.raftLog.Stats()
-	full := stats.Blocked != nil
+	full := stats.Blocked != nil || d.full && !d.reserved.Load()
 	if full != d.full {
 		d.full = full
 		w.diskFullChanged(now, stats.Blocked)
 	}
-	if !full && now > d.retryAt {
-		d.retryAt = now + int64(10*time.Second)
-		// Beside the loop, even to ask: whoever writes the file holds its lock
-		// for as long as the disk takes.
+	if stats.Blocked == nil && !d.reserved.Load() && now > d.retryAt {
+		d.retryAt = now + int64(reserveRetry)
+		// Beside the loop: a disk may take its time.
 		w.background(func() {
-			if w.data.ReserveHeld() {
-				return
-			}
 			if err := w.data.Reserve(reserveBytes); err != nil {
 				w.limited.Warn("no room for the reserve file", "error", err)
+				return
 			}
+			d.reserved.Store(true)
 		})
 	}
 	slow := stats.Busy > 2*w.cfg.State.SlowFsync || w.fsyncs.longer(now-int64(slowWithin), w.cfg.State.SlowFsync) >= slowSyncs
@@ -116,6 +118,7 @@ func (w *worker) diskFullChanged(now int64, blocked error) {
 	w.log.Error("disk full: writes are refused, reads and the address stay", "error", blocked)
 	w.recordEvent(storage.Record{Kind: "disk", Node: w.selfName, Cause: "full", Detail: w.disk.why})
 	w.writes.refuse(now, errDiskFull)
+	w.disk.reserved.Store(false)
 	w.jobs.Go(func() {
 		if err := w.data.ReleaseReserve(); err != nil {
 			w.mustPost(func(int64) { w.fail(fmt.Errorf("release reserve: %w", err)) })

@@ -89,6 +89,9 @@ func (w *worker) drain() {
 		f(now)
 		w.drained[i] = nil
 	}
+	if w.exit == nil {
+		w.takePeerEvents(now)
+	}
 	clear(w.drained)
 	w.drained = w.drained[:0]
 }

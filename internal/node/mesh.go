@@ -94,8 +94,27 @@ func (i inlet) OnNote(raw []byte, _ netip.AddrPort) {
 	i.w.post(func(now int64) { i.w.receiveNote(now, raw) })
 }
 
+// OnPeer must not wait: the loop itself waits for transport when the members
+// change. What finds the inbox full is taken in the next turn, and nothing that
+// comes later goes before it.
 func (i inlet) OnPeer(e transport.PeerEvent) {
-	i.w.mustPost(func(now int64) { i.w.peerEvent(now, e) })
+	w := i.w
+	w.eventMu.Lock()
+	defer w.eventMu.Unlock()
+	if len(w.peerEvents) > 0 || !w.post(func(now int64) { w.peerEvent(now, e) }) {
+		w.peerEvents = append(w.peerEvents, e)
+	}
+}
+
+// takePeerEvents takes those that found the inbox full.
+func (w *worker) takePeerEvents(now int64) {
+	w.eventMu.Lock()
+	events := w.peerEvents
+	w.peerEvents = nil
+	w.eventMu.Unlock()
+	for _, e := range events {
+		w.peerEvent(now, e)
+	}
 }
 
 // peerEvent takes the start or end of a control connection.

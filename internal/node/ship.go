@@ -144,7 +144,7 @@ func (w *worker) shipRead(a ship.Action) {
 // shipStore does what the receiver asks of the disk, one thing at a time.
 func (w *worker) shipStore(a ship.Action) {
 	s := w.shipping
-	incoming := s.incoming
+	incoming, cluster := s.incoming, w.notes.cluster
 	w.jobs.Go(func() {
 		var res ship.Result
 		var opened *storage.Receiver
@@ -152,7 +152,10 @@ func (w *worker) shipStore(a ship.Action) {
 		switch a.Kind {
 		case ship.Open:
 			var meta storage.SnapshotMeta
-			if meta, res.Err = storage.DecodeSnapshotMeta(a.Offer.Meta); res.Err != nil {
+			if meta, res.Err = storage.DecodeSnapshotMeta(a.Offer.Meta); res.Err == nil && meta.Cluster != cluster {
+				res.Err = errors.New("snapshot of another cluster")
+			}
+			if res.Err != nil {
 				res.Damaged = true
 			} else if opened, res.Err = w.snaps.Receive(meta); res.Err == nil {
 				res.Offset = opened.Offset()

@@ -173,19 +173,21 @@ type worker struct {
 	drained []work // taken from the inbox, of this turn
 
 	// Shared with other goroutines.
-	inbox    chan work
-	ended    chan struct{}
-	lost     atomic.Uint64 // work that found the inbox full
-	ungated  atomic.Bool   // some interface is without its gate
-	jobs     sync.WaitGroup
-	slots    chan struct{} // bounds background work
-	helloMu  sync.Mutex
-	helloNow transport.Hello
-	report   atomic.Pointer[status.Report]
-	view     atomic.Pointer[published]
-	buckets  atomic.Pointer[[]string]
-	metrics  *status.Metrics
-	fsyncs   latencies
+	inbox      chan work
+	ended      chan struct{}
+	lost       atomic.Uint64 // work that found the inbox full
+	ungated    atomic.Bool   // some interface is without its gate
+	jobs       sync.WaitGroup
+	slots      chan struct{} // bounds background work
+	eventMu    sync.Mutex
+	peerEvents []transport.PeerEvent
+	helloMu    sync.Mutex
+	helloNow   transport.Hello
+	report     atomic.Pointer[status.Report]
+	view       atomic.Pointer[published]
+	buckets    atomic.Pointer[[]string]
+	metrics    *status.Metrics
+	fsyncs     latencies
 	// refusedNow and droppedNow are made anew now and then and never changed
 	// afterwards: reports that other goroutines read share them.
 	refusedNow, droppedNow map[string]uint64
