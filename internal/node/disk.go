@@ -123,6 +123,7 @@ func (w *worker) diskFullChanged(now int64, blocked error) {
 		if err := w.data.ReleaseReserve(); err != nil {
 			w.mustPost(func(int64) { w.fail(fmt.Errorf("release reserve: %w", err)) })
 		}
+		w.disk.reserved.Store(false) // a Reserve may have ended in between
 	})
 }
 
