@@ -35,6 +35,14 @@ func (s *State) Apply(index, term uint64, data []byte) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("apply entry %d: %w", index, err)
 	}
+	if kind := c.Op.kind(); kind == KindPutMember || kind == KindRemoveMember {
+		names := s.names()
+		r := s.do(index, c)
+		if r.Ignored == "" {
+			s.recordMember(index, c, names)
+		}
+		return r, nil
+	}
 	return s.do(index, c), nil
 }
 

@@ -127,6 +127,24 @@ func (s *State) recordConf(index uint64, c Command, was Conf, names map[uint64]s
 	}
 }
 
+// recordMember puts a change of a member's record into the audit trail that
+// raft's configuration has no part in.
+func (s *State) recordMember(index uint64, c Command, names map[uint64]string) {
+	if s.trail == nil {
+		return
+	}
+	e := audit.Event{Index: index, Term: s.term, At: c.At, Actor: c.Actor}
+	switch op := c.Op.(type) {
+	case PutMember:
+		e.Kind, e.Node, e.Cause = EventMember, op.Member.Name, op.Cause
+		e.Detail = fmt.Sprintf("raft id %x, %s, priority %d", op.Member.RaftID, op.Member.Role, op.Member.Priority)
+	case RemoveMember:
+		e.Kind, e.Node, e.Cause = EventLeave, cmp.Or(names[op.RaftID], fmt.Sprintf("%x", op.RaftID)), op.Cause
+		e.Detail = fmt.Sprintf("raft id %x", op.RaftID)
+	}
+	s.trail.Append(e)
+}
+
 // placeChange names what a change of configuration means for a node, "" for
 // nothing.
 func placeChange(was, now Conf, id uint64) string {

@@ -46,7 +46,7 @@ func (c *workerCmd) run(a *app) error {
 	})
 	var damage *storage.DamageError
 	if errors.Is(err, wal.ErrCorrupt) || errors.As(err, &damage) {
-		return &commandError{code: exitIntegrity, err: err, hint: "nothing was changed on disk; the other members keep the cluster alive"}
+		return &commandError{code: exitIntegrity, err: err, hint: "what was damaged is kept; the other members keep the cluster alive; docs/operations.md, \"A member has lost its data\""}
 	}
 	return daemonError(err)
 }

@@ -197,7 +197,7 @@ func (w *worker) reportRaft(now int64, r *status.Report) {
 		r.State.Bytes, r.State.Keys, r.State.Revision = p.view.Bytes(), p.view.Keys(), p.view.Rev()
 	}
 	if scrub := w.disk.scrub.Load(); scrub != nil {
-		r.State.Scrubbed = &scrub.at
+		r.State.Scrubbed = scrub.at.UTC().Format(time.RFC3339)
 	}
 	r.State.Audit, _ = w.state.Trail().Head()
 	r.WAL = status.WAL{
@@ -336,7 +336,11 @@ func (w *worker) conditions(now int64, r *status.Report) []status.Condition {
 		add("waiting_for_member", "start it, and compare the [[member]] and [[vip]] tables of both files", "founding waits for %s: %s", f.name, f.why)
 	}
 	if w.stranger != "" {
-		add("joining", "", "this node's data directory is new: it neither votes nor holds until the leader has filled it")
+		if w.stageNow() == storage.Used {
+			add("not_a_member", "holdfast member list", "the configuration that this node knows does not list it: it was removed, or has yet to learn that it was added; it neither votes nor holds")
+		} else {
+			add("joining", "", "this node's data directory is new: it neither votes nor holds until the leader has filled it")
+		}
 	}
 	out = append(out, w.recoveryConditions()...)
 	if w.raft == nil {

@@ -159,6 +159,7 @@ type worker struct {
 	checkpointed   uint64
 	nextCheckpoint int64
 	setAsideAtEnd  string
+	keptWrong      error // the data that was to be set aside could not be
 
 	asks      map[uint64]waiting
 	askID     uint64
@@ -251,6 +252,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	err = repairable(w.loop(ctx))
 	w.close(cancel)
+	if w.keptWrong != nil {
+		return w.keptWrong // another start would vote with a state that is wrong
+	}
 	return err
 }
 
@@ -563,6 +567,9 @@ func (w *worker) close(cancel context.CancelFunc) {
 	if w.setAsideAtEnd != "" {
 		if err := w.setAside("diverged", w.setAsideAtEnd); err != nil {
 			w.log.Error("data not set aside", "error", err)
+			w.keptWrong = &storage.DamageError{
+				Dir: w.cfg.Node.DataDir, What: w.setAsideAtEnd, Hint: "replace the disk or remove old evidence, then start again", Err: err,
+			}
 		}
 	}
 	w.saveLastWords()

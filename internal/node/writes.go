@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -415,8 +416,13 @@ func (w *worker) startClock(now int64) {
 	}
 }
 
-// expireEvery is the distance of looks for keys whose time is over.
-const expireEvery = 250 * time.Millisecond
+const (
+	// expireEvery is the distance of looks for keys whose time is over.
+	expireEvery = 250 * time.Millisecond
+	// clockEvery is how often the clock is committed while any key has a time:
+	// what a leader has counted since is lost with it.
+	clockEvery = 5 * time.Second
+)
 
 // expireTurn proposes the removal of keys whose time is over: by an entry of
 // the log, so that all nodes remove the same.
@@ -425,8 +431,9 @@ func (w *worker) expireTurn(now int64) {
 		return
 	}
 	w.nextExpire = now + int64(expireEvery)
-	clock := w.committedClock(now)
-	if !w.state.Buckets().Expirable(clock, 1) {
+	clock, buckets := w.committedClock(now), w.state.Buckets()
+	late := clock-buckets.Clock() >= int64(clockEvery) && buckets.Expirable(math.MaxInt64, 1)
+	if !late && !buckets.Expirable(clock, 1) {
 		return
 	}
 	data, err := storage.Command{At: time.Now().UnixNano(), Op: storage.Expire{Clock: clock}}.Encode()

@@ -95,13 +95,21 @@ var (
 	descCommit    = describe("commit_index", "Highest log index known to be committed.")
 	descBytes     = describe("state_bytes", "Size of the replicated state.")
 	descWALBytes  = describe("wal_bytes", "Size of the log on disk.")
+	descKeys      = describe("state_keys", "Keys in all buckets.")
+	descSnapshot  = describe("snapshot_index", "Log index of the newest snapshot here, 0 without one.")
+	descAudit     = describe("audit_events_total", "Events in the audit trail since the founding.")
+	descVerdict   = describe("wal_recovery", "1 for the verdict of the last recovery of the log.", "verdict")
+	descFull      = describe("disk_full", "1 while writes are refused because the disk of the log is full.")
+	descSlow      = describe("disk_slow", "1 while syncs of the log take longer than the limit.")
+	descVoter     = describe("member_voter", "1 while the member is a voter, 0 while it is filled or out of the configuration.", "member")
 )
 
 // Describe lists nothing on purpose but the metrics that are always there;
 // those with labels come and go with members and groups.
 func (c reportCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descAge, descHeld, descRemaining, descEpoch, descDropped, descRefused, descStalls, descGate,
-		descReachable, descMargin, descQuorum, descTerm, descApplied, descCommit, descBytes, descWALBytes} {
+		descReachable, descMargin, descQuorum, descTerm, descApplied, descCommit, descBytes, descWALBytes,
+		descKeys, descSnapshot, descAudit, descVerdict, descFull, descSlow, descVoter} {
 		out <- d
 	}
 }
@@ -137,6 +145,7 @@ func (c reportCollector) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(descStalls, prometheus.CounterValue, float64(report.Stalls))
 	for _, m := range report.Members {
 		gauge(descReachable, flag(m.Reachable), m.Name)
+		gauge(descVoter, flag(m.Voter), m.Name)
 	}
 	gauge(descGate, flag(report.Gate.Attached))
 	gauge(descMargin, report.Timing.MarginMs/1000)
@@ -146,6 +155,14 @@ func (c reportCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(descCommit, float64(report.State.Commit))
 	gauge(descBytes, float64(report.State.Bytes))
 	gauge(descWALBytes, float64(report.WAL.Bytes))
+	gauge(descKeys, float64(report.State.Keys))
+	gauge(descSnapshot, float64(report.State.Snapshot))
+	out <- prometheus.MustNewConstMetric(descAudit, prometheus.CounterValue, float64(report.State.Audit))
+	if report.WAL.Verdict != "" {
+		gauge(descVerdict, 1, report.WAL.Verdict)
+	}
+	gauge(descFull, flag(report.WAL.Blocked != ""))
+	gauge(descSlow, flag(report.WAL.Slow))
 }
 
 func flag(b bool) float64 {

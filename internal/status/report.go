@@ -171,8 +171,8 @@ type State struct {
 	// Audit is the head of the audit trail: number of the last event.
 	Audit uint64 `json:"audit"`
 	// Scrubbed is when log and snapshot were last read whole without finding
-	// damage; null = not since the start.
-	Scrubbed *time.Time `json:"scrubbed"`
+	// damage (RFC 3339); "" = not since the start.
+	Scrubbed string `json:"scrubbed"`
 }
 
 // WAL is the log on disk. Verdict is that of the last recovery: clean,

@@ -48,7 +48,7 @@ func New() *Node {
 			{Name: "gw2", Role: "gateway", RaftID: "1c09a7d45e6f8b32", State: "voter", InFile: true, Connected: true, Match: 88},
 			{Name: "w1", Role: "witness", RaftID: "f2b3c4d5e6071829", State: "voter", InFile: true, Connected: true, Match: 88},
 			{Name: "gw3", Role: "gateway", State: "absent", InFile: true, Connected: true},
-		}, Differences: []string{"gw3 is in the file and no member"}},
+		}, Differences: []string{"gw3 is in the file and not a member: holdfast member add gw3"}},
 	}
 	n.view = n.store.View()
 	return n
