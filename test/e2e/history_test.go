@@ -190,10 +190,15 @@ func TestMemberThatWasAwayForLongCatchesUp(t *testing.T) {
 			broken(t)(w.Kill(away))
 		}
 	}
-	w.ready(t)
+	target, err := w.StatusOf(holder)
+	check(t, err)
 	w.seen(t, away, func(r *report) error {
-		return r.caughtUp()
+		if r.State.Applied < target.State.Commit {
+			return fmt.Errorf("applied %d of %d", r.State.Applied, target.State.Commit)
+		}
+		return nil
 	})
+	w.ready(t)
 	if len(lines(w.log(t, away), "state replaced by the leader's snapshot")) == 0 {
 		t.Error("it was not filled with a snapshot: the test has shown nothing")
 	}
@@ -216,12 +221,4 @@ func TestMemberThatWasAwayForLongCatchesUp(t *testing.T) {
 	if e := w.epoch(t, holder); e != epoch {
 		t.Errorf("epoch %d became %d", epoch, e)
 	}
-}
-
-// caughtUp tells whether a member has about what the cluster has committed.
-func (r *report) caughtUp() error {
-	if r.State.Applied == 0 || r.State.Applied+100 < r.State.Commit {
-		return fmt.Errorf("applied %d of %d", r.State.Applied, r.State.Commit)
-	}
-	return nil
 }
