@@ -1,6 +1,10 @@
 package kv
 
-import "math"
+import (
+	"math"
+
+	"github.com/holdfast-ha/holdfast/internal/invariant"
+)
 
 // MaxExpire bounds the keys that one Expire removes, so that it does not hold up
 // the loop for long (about 3 us a key). After that many there may be more: the
@@ -38,7 +42,7 @@ func (s *Store) once(r *Request, quota int64, answers []OpResult) Result {
 	if r.ID == "" {
 		return s.do(r, quota, answers)
 	}
-	id, content := s.scratch.identify(r)
+	id, content := s.identify(r)
 	if o, ok := s.ids.find(id); ok {
 		return o.replay(r, content, s.rev)
 	}
@@ -99,13 +103,13 @@ func (s *Store) holds(c *Cond) (rev uint64, ok bool) {
 
 // op executes one operation; commit or rollback follows the last of a request.
 func (s *Store) op(o *Op, rev uint64) OpResult {
-	old := s.find(o.Bucket, o.Key)
-	switch o.Kind {
-	case OpPut:
+	if o.Kind == OpPut {
+		old := s.put(o, rev)
 		s.undo = append(s.undo, undo{o.Bucket, o.Key, old})
-		s.put(o, old, rev)
 		return OpResult{Found: old != "", Rev: rev}
-	case OpDelete:
+	}
+	old := s.find(o.Bucket, o.Key)
+	if o.Kind == OpDelete {
 		if old == "" {
 			return OpResult{}
 		}
@@ -119,11 +123,8 @@ func (s *Store) op(o *Op, rev uint64) OpResult {
 	return OpResult{Found: true, Rev: old.rev(), Value: old.value()}
 }
 
-func (s *Store) put(o *Op, old record, rev uint64) {
-	create := rev
-	if old != "" {
-		create = old.create()
-	}
+// put returns the record that was there.
+func (s *Store) put(o *Op, rev uint64) (old record) {
 	var expires int64
 	if o.TTL > 0 {
 		expires = int64(o.TTL)
@@ -134,15 +135,20 @@ func (s *Store) put(o *Op, old record, rev uint64) {
 		}
 	}
 	b := s.ensure(o.Bucket)
-	rec, hash := s.scratch.put(EventPut, b.name, create, rev, expires, o.Key, o.Value)
-	s.set(b, old, rec, hash)
-	s.pending = append(s.pending, event{EventPut, b.name, rec, half(hash)})
+	rec := newRecord(rev, rev, expires, o.Key, o.Value)
+	if old = b.swap(rec); old != "" {
+		rec.setCreate(old.create())
+	}
+	hash := rec.hash()
+	s.replaced(b, old, rec, hash)
+	s.pending = append(s.pending, event{EventPut, b.name, rec, eventHash(EventPut, b.name, hash)})
+	return old
 }
 
 func (s *Store) drop(kind EventType, b *bucket, old record, rev uint64) {
 	s.remove(b, old)
-	rec, hash := s.scratch.put(kind, b.name, rev, rev, 0, old.key(), nil)
-	s.pending = append(s.pending, event{kind, b.name, rec, half(hash)})
+	rec := newRecord(rev, rev, 0, old.key(), nil)
+	s.pending = append(s.pending, event{kind, b.name, rec, eventHash(kind, b.name, rec.hash())})
 }
 
 // commit makes the operations since the last one a revision, if they changed
@@ -168,7 +174,10 @@ func (s *Store) rollback() {
 		now := s.find(u.bucket, u.key)
 		if u.rec != "" {
 			b := s.ensure(u.bucket)
-			s.set(b, now, u.rec, s.scratch.hash(EventPut, b.name, u.rec))
+			if was := b.swap(u.rec); len(was) != len(now) { // the arguments of Check would cost an allocation
+				invariant.Check(false, "key %q of bucket %s: record of %d bytes undone, %d expected", u.key, b.name, len(was), len(now))
+			}
+			s.replaced(b, now, u.rec, u.rec.hash())
 		} else {
 			s.remove(s.byName[u.bucket], now)
 		}

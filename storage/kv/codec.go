@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
 )
@@ -301,10 +302,10 @@ func (b *Batch) Append(e []byte) []byte {
 	return e
 }
 
-// DecodeBatch reads what Encode wrote, and refuses anything else. Values are
-// parts of b.
+// DecodeBatch reads what Encode wrote, and refuses anything else. Strings and
+// values are parts of b, which must not be changed as long as they are used.
 func DecodeBatch(b []byte) (*Batch, error) {
-	d := &reader{b: b, text: string(b)}
+	d := &reader{b: b, text: unsafe.String(unsafe.SliceData(b), len(b))}
 	if v := d.u8(); d.err == nil && v != batchVersion {
 		return nil, fmt.Errorf("read batch: version %d, want %d", v, batchVersion)
 	}

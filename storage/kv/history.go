@@ -1,12 +1,12 @@
 package kv
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"sort"
 	"strings"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Limits of the history for watches. The newest revision is kept whole, even
@@ -79,7 +79,7 @@ type event struct {
 	kind   EventType
 	bucket string
 	rec    record
-	digest digest
+	hash   uint64 // eventHash
 }
 
 func (e *event) cost() int64 { return e.rec.cost() }
@@ -92,30 +92,16 @@ func (e *event) public() Event {
 	return p
 }
 
-// digest is half of a hash; the history has a sum of them modulo 2^128.
-type digest [2]uint64
-
-func half(h [32]byte) digest {
-	return digest{binary.LittleEndian.Uint64(h[:]), binary.LittleEndian.Uint64(h[8:])}
-}
-
-func (d *digest) add(v digest) {
-	var carry uint64
-	d[0], carry = bits.Add64(d[0], v[0], 0)
-	d[1], _ = bits.Add64(d[1], v[1], carry)
-}
-
-func (d *digest) sub(v digest) {
-	var borrow uint64
-	d[0], borrow = bits.Sub64(d[0], v[0], 0)
-	d[1], _ = bits.Sub64(d[1], v[1], borrow)
+// eventHash returns the hash of an event from that of its record.
+func eventHash(kind EventType, bucket string, record uint64) uint64 {
+	return mix(record ^ mix(xxhash.Sum64String(bucket)+uint64(kind)))
 }
 
 // history is the last events in order. A copy never changes.
 type history struct {
 	events    fifo[event]
 	bytes     int64
-	sum       digest
+	sum       uint64 // of the hashes of the events, modulo 2^64
 	compacted uint64 // highest revision that was dropped
 	shed      int64  // bytes of dropped events in the first chunk
 }
@@ -125,7 +111,7 @@ func newHistory() history { return history{events: fifo[event]{size: historyChun
 func (h *history) push(e event) {
 	h.events.push(e)
 	h.bytes += e.cost()
-	h.sum.add(e.digest)
+	h.sum += e.hash
 }
 
 // trim drops whole revisions until the limits are kept. Called after the last
@@ -139,7 +125,7 @@ func (h *history) trim() {
 		for h.events.at(0).rec.rev() == rev {
 			e := h.events.at(0)
 			h.bytes -= e.cost()
-			h.sum.sub(e.digest)
+			h.sum -= e.hash
 			h.shed += e.cost()
 			if h.events.pop() {
 				h.shed = 0

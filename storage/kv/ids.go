@@ -1,9 +1,10 @@
 package kv
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Request ids are remembered for IDLifetime of the committed clock, and at
@@ -13,6 +14,8 @@ const (
 	MaxIDs     = 131072
 
 	idChunk = 1024
+	// maxScratch bounds the memory that is kept for the next request.
+	maxScratch = 64 << 10
 	// maxForget bounds the ids that one batch forgets, so that a quiet time
 	// after a busy one does not make it slow. It is above MaxBatchRequests:
 	// forgetting keeps up with remembering.
@@ -22,8 +25,8 @@ const (
 // outcome is what is kept of a request with an id. It holds no strings, so the
 // garbage collector need not look at them.
 type outcome struct {
-	id       [16]byte  // of SHA-256 of the id
-	content  uint64    // of SHA-256 of the request
+	id       idHash
+	content  uint64    // hash of the request without its id
 	rev      uint64    // Result.Rev
 	conflict uint64    // Result.Conflict
 	at       int64     // committed clock, ns
@@ -31,11 +34,14 @@ type outcome struct {
 	code     Code      // OK or NotMet
 }
 
+// idHash stands for an id. Two ids of strangers meet in it with a probability
+// of 2^-128; it does not keep a client from making two of its own that do.
+type idHash [2]uint64
+
 const outcomeSize = 16 + 8 + 8 + 8 + 8 + 16 + 1
 
 func (o *outcome) append(b []byte) []byte {
-	b = append(b, o.id[:]...)
-	for _, v := range [...]uint64{o.content, o.rev, o.conflict, uint64(o.at), o.found[0], o.found[1]} {
+	for _, v := range [...]uint64{o.id[0], o.id[1], o.content, o.rev, o.conflict, uint64(o.at), o.found[0], o.found[1]} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return append(b, uint8(o.code))
@@ -43,22 +49,22 @@ func (o *outcome) append(b []byte) []byte {
 
 func decodeOutcome(b []byte) (o outcome) {
 	d := &reader{b: b}
-	copy(o.id[:], d.take(16))
+	o.id = idHash{d.u64(), d.u64()}
 	o.content, o.rev, o.conflict, o.at = d.u64(), d.u64(), d.u64(), int64(d.u64())
 	o.found, o.code = [2]uint64{d.u64(), d.u64()}, Code(d.u8())
 	return o
 }
 
-func (o *outcome) hash() [32]byte {
+func (o *outcome) hash() uint64 {
 	var b [outcomeSize]byte
-	return sha256.Sum256(o.append(b[:0]))
+	return xxhash.Sum64(o.append(b[:0]))
 }
 
 // idLog is the remembered ids in the order of their requests. A copy never
 // changes.
 type idLog struct {
 	list fifo[outcome]
-	sum  sum
+	sum  uint64 // of the hashes of the outcomes, modulo 2^64
 }
 
 func newIDLog() idLog { return idLog{list: fifo[outcome]{size: idChunk}} }
@@ -66,35 +72,40 @@ func newIDLog() idLog { return idLog{list: fifo[outcome]{size: idChunk}} }
 // ids finds outcomes by id.
 type ids struct {
 	idLog
-	where map[[16]byte]uint32 // position in all outcomes ever, modulo 2^32
-	first uint32              // position of the oldest
+	index idIndex
+	first uint32 // position of the oldest: its number among all ever, modulo ringSize
 }
 
-func newIDs() ids { return ids{idLog: newIDLog(), where: map[[16]byte]uint32{}} }
+func newIDs() ids { return ids{idLog: newIDLog()} }
 
-func (l *ids) find(id [16]byte) (*outcome, bool) {
-	at, ok := l.where[id]
-	if !ok {
-		return nil, false
+func (l *ids) find(id idHash) (*outcome, bool) {
+	for at := l.index.begin(id); ; at++ {
+		pos, ok := l.index.next(id, &at)
+		if !ok {
+			return nil, false
+		}
+		if o := l.list.at(int((pos - l.first) % ringSize)); o.id == id {
+			return o, true
+		}
 	}
-	return l.list.at(int(at - l.first)), true
 }
 
+// push keeps an outcome whose id is not there.
 func (l *ids) push(o outcome) {
 	if l.list.len() == MaxIDs {
 		l.pop()
 	}
-	l.where[o.id] = l.first + uint32(l.list.len())
-	l.sum.add(o.hash())
+	l.index.insert(o.id, (l.first+uint32(l.list.len()))%ringSize)
+	l.sum += o.hash()
 	l.list.push(o)
 }
 
 func (l *ids) pop() {
 	o := l.list.at(0)
-	delete(l.where, o.id)
-	l.sum.sub(o.hash())
+	l.index.remove(o.id, l.first)
+	l.sum -= o.hash()
 	l.list.pop()
-	l.first++
+	l.first = (l.first + 1) % ringSize
 }
 
 // forget drops what is too old at the clock.
@@ -104,18 +115,21 @@ func (l *ids) forget(clock int64) {
 	}
 }
 
-// identify returns the hashes of a request's id and of its content.
-func (s *scratch) identify(r *Request) (id [16]byte, content uint64) {
-	s.b = append(s.b[:0], r.ID...)
-	h := sha256.Sum256(s.b)
-	copy(id[:], h[:])
-	s.b = appendBody(s.b[:0], r)
-	h = sha256.Sum256(s.b)
-	return id, binary.BigEndian.Uint64(h[:])
+// identify returns the hashes of a request's id and of its content. They are
+// part of the state, so they are the same on all nodes and in all versions.
+func (s *Store) identify(r *Request) (id idHash, content uint64) {
+	b := append(append(s.scratch[:0], 'i'), r.ID...)
+	id = idHash{xxhash.Sum64(b[1:]), xxhash.Sum64(b)}
+	b = appendBody(b[:0], r)
+	content = xxhash.Sum64(b)
+	if cap(b) <= maxScratch {
+		s.scratch = b
+	}
+	return id, content
 }
 
 // remember keeps the outcome of a request.
-func (s *Store) remember(id [16]byte, content uint64, res *Result) {
+func (s *Store) remember(id idHash, content uint64, res *Result) {
 	o := outcome{id: id, content: content, rev: res.Rev, conflict: res.Conflict, at: s.clock, code: res.Code}
 	for i := range res.Ops {
 		if res.Ops[i].Found {

@@ -89,8 +89,8 @@ func TestAtMostMaxIDs(t *testing.T) {
 		}
 		s.Apply(b)
 	}
-	if n := s.ids.list.len(); n != MaxIDs || len(s.ids.where) != MaxIDs {
-		t.Fatalf("%d ids, %d in the index, want %d", n, len(s.ids.where), MaxIDs)
+	if n := s.ids.list.len(); n != MaxIDs || s.ids.index.used != MaxIDs {
+		t.Fatalf("%d ids, %d in the index, want %d", n, s.ids.index.used, MaxIDs)
 	}
 	s = again(t, s)
 	clock := s.Clock()

@@ -1,13 +1,13 @@
 package kv
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"strings"
 	"unsafe"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // record is a key with its value in one immutable piece of memory, so that a
@@ -24,15 +24,6 @@ const recordHeader = 8 + 8 + 8 + 2
 
 // keyOverhead is what a key counts against the quota besides its bytes.
 const keyOverhead = 64
-
-func appendRecord(b []byte, create, rev uint64, expires int64, key string, value []byte) []byte {
-	b = binary.BigEndian.AppendUint64(b, create)
-	b = binary.BigEndian.AppendUint64(b, rev)
-	b = binary.BigEndian.AppendUint64(b, uint64(expires))
-	b = binary.BigEndian.AppendUint16(b, uint16(len(key)))
-	b = append(b, key...)
-	return append(b, value...)
-}
 
 func (r record) u64(at int) uint64 { return binary.BigEndian.Uint64(r.bytes()[at:]) }
 func (r record) create() uint64    { return r.u64(0) }
@@ -72,64 +63,34 @@ func (r record) check(max uint64) error {
 	return nil
 }
 
-// scratch builds records and hashes in memory that is used again.
-type scratch struct {
-	b     []byte
-	start int // of the record
-}
-
-// begin starts a record of a bucket. The kind and the bucket are hashed with
-// it, but not kept in it.
-func (s *scratch) begin(kind EventType, bucket string) {
-	s.b = append(s.b[:0], uint8(kind), uint8(len(bucket)))
-	s.b = append(s.b, bucket...)
-	s.start = len(s.b)
-}
-
-// put builds a record and its hash.
-func (s *scratch) put(kind EventType, bucket string, create, rev uint64, expires int64, key string, value []byte) (record, [32]byte) {
-	s.begin(kind, bucket)
-	s.b = appendRecord(s.b, create, rev, expires, key, value)
-	return s.end()
-}
-
-// end returns what was built since begin. The builder allocates exactly once
-// and only what is needed.
-func (s *scratch) end() (record, [32]byte) {
+// newRecord allocates exactly once and only what is needed.
+func newRecord(create, rev uint64, expires int64, key string, value []byte) record {
+	var head [recordHeader]byte
+	binary.BigEndian.PutUint64(head[:], create)
+	binary.BigEndian.PutUint64(head[8:], rev)
+	binary.BigEndian.PutUint64(head[16:], uint64(expires))
+	binary.BigEndian.PutUint16(head[24:], uint16(len(key)))
 	var text strings.Builder
-	text.Grow(len(s.b) - s.start)
-	text.Write(s.b[s.start:])
-	return record(text.String()), sha256.Sum256(s.b)
+	text.Grow(recordHeader + len(key) + len(value))
+	text.Write(head[:])
+	text.WriteString(key)
+	text.Write(value)
+	return record(text.String())
 }
 
-// hash returns the hash that put returned for the record.
-func (s *scratch) hash(kind EventType, bucket string, r record) [32]byte {
-	s.begin(kind, bucket)
-	s.b = append(s.b, r...)
-	return sha256.Sum256(s.b)
-}
+// setCreate changes a record that newRecord has just made and nobody else has
+// seen.
+func (r record) setCreate(rev uint64) { binary.BigEndian.PutUint64(r.bytes(), rev) }
 
-// sum is a sum of hashes modulo 2^256, least significant word first: a hash of
-// a set that is cheap to keep up as elements come and go.
-type sum [4]uint64
+// hash is the same on all nodes and in all versions. It finds faults, not
+// forgeries: whoever chooses keys and values decides what all nodes have.
+func (r record) hash() uint64 { return xxhash.Sum64String(string(r)) }
 
-func (s *sum) add(h [32]byte) {
-	var carry uint64
-	for i := range s {
-		s[i], carry = bits.Add64(s[i], binary.LittleEndian.Uint64(h[8*i:]), carry)
-	}
-}
-
-func (s *sum) sub(h [32]byte) {
-	var borrow uint64
-	for i := range s {
-		s[i], borrow = bits.Sub64(s[i], binary.LittleEndian.Uint64(h[8*i:]), borrow)
-	}
-}
-
-func (s *sum) append(b []byte) []byte {
-	for _, w := range s {
-		b = binary.LittleEndian.AppendUint64(b, w)
-	}
-	return b
+// mix makes each bit of the result depend on all of v (the end of SplitMix64).
+func mix(v uint64) uint64 {
+	v ^= v >> 30
+	v *= 0xbf58476d1ce4e5b9
+	v ^= v >> 27
+	v *= 0x94d049bb133111eb
+	return v ^ v>>31
 }

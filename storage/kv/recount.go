@@ -29,8 +29,8 @@ func (s *Store) Recount() error {
 		return fmt.Errorf("recount: %d keys in the index of expiries, want %d", n, expiring)
 	}
 	n := s.ids.list.len()
-	if len(s.ids.where) != n {
-		return fmt.Errorf("recount: %d request ids in the index, want %d", len(s.ids.where), n)
+	if s.ids.index.used != n {
+		return fmt.Errorf("recount: %d request ids in the index, want %d", s.ids.index.used, n)
 	}
 	for i := range n {
 		if o, ok := s.ids.find(s.ids.list.at(i).id); !ok || o != s.ids.list.at(i) {
@@ -43,12 +43,11 @@ func (s *Store) Recount() error {
 // Recount compares the counters and sums of the view with what they are when
 // made anew. It may run on any goroutine.
 func (v *View) Recount() error {
-	var k scratch
 	var bytes int64
 	keys := 0
 	for i := range v.buckets {
 		b := &v.buckets[i]
-		n, err := b.recount(&k)
+		n, err := b.recount()
 		if err != nil {
 			return fmt.Errorf("recount: bucket %s: %w", b.name, err)
 		}
@@ -58,18 +57,18 @@ func (v *View) Recount() error {
 	if keys != v.keys || bytes != v.bytes {
 		return fmt.Errorf("recount: %d keys of %d bytes, counted %d of %d", keys, bytes, v.keys, v.bytes)
 	}
-	var ids sum
+	var ids uint64
 	for i := range v.ids.list.len() {
-		ids.add(v.ids.list.at(i).hash())
+		ids += v.ids.list.at(i).hash()
 	}
 	if ids != v.ids.sum {
 		return fmt.Errorf("recount: sum of request ids is %x, kept was %x", ids, v.ids.sum)
 	}
-	var events digest
+	var events uint64
 	bytes = 0
 	for i := range v.history.events.len() {
 		e := v.history.events.at(i)
-		events.add(half(k.hash(e.kind, e.bucket, e.rec)))
+		events += eventHash(e.kind, e.bucket, e.rec.hash())
 		bytes += e.cost()
 	}
 	if events != v.history.sum || bytes != v.history.bytes {
@@ -78,8 +77,8 @@ func (v *View) Recount() error {
 	return nil
 }
 
-func (b *bucketView) recount(k *scratch) (int, error) {
-	var total sum
+func (b *bucketView) recount() (int, error) {
+	var total uint64
 	var bytes int64
 	n := 0
 	var err error
@@ -88,7 +87,7 @@ func (b *bucketView) recount(k *scratch) (int, error) {
 			err = fmt.Errorf("key %q stands at %q", rec.key(), key)
 			return false
 		}
-		total.add(k.hash(EventPut, b.name, rec))
+		total += rec.hash()
 		bytes += rec.cost()
 		n++
 		return true

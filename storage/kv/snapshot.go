@@ -23,7 +23,7 @@ import (
 //
 // One state has one stream.
 const (
-	streamMagic = "HFKV\x01"
+	streamMagic = "HFKV\x02"
 	maxRecord   = recordHeader + MaxKey + MaxValue
 	streamBuf   = 64 << 10
 )
@@ -134,6 +134,7 @@ type streamReader struct {
 	r     *bufio.Reader
 	s     *Store
 	small [outcomeSize]byte
+	buf   []byte // of a record
 	err   error
 }
 
@@ -177,25 +178,23 @@ func (d *streamReader) bucketName() string {
 	return name
 }
 
-// record reads a record and returns its hash under kind and bucket.
-func (d *streamReader) record(kind EventType, bucket string) (rec record, hash [32]byte) {
+func (d *streamReader) record() record {
 	n := d.u32()
 	if n > maxRecord {
 		d.fail("record of %d bytes, at most %d allowed", n, maxRecord)
 	}
 	if d.err != nil {
-		return "", hash
+		return ""
 	}
-	k := &d.s.scratch
-	k.begin(kind, bucket)
-	k.b = slices.Grow(k.b, int(n))[:len(k.b)+int(n)]
-	d.fill(k.b[k.start:])
+	// Not into new memory at once: n is not proved yet.
+	d.buf = slices.Grow(d.buf[:0], int(n))[:n]
+	d.fill(d.buf)
 	if d.err != nil {
-		return "", hash
+		return ""
 	}
-	rec, hash = k.end()
+	rec := record(d.buf)
 	d.err = rec.check(d.s.rev)
-	return rec, hash
+	return rec
 }
 
 // content reads all but the hash.
@@ -254,7 +253,7 @@ func (d *streamReader) bucket(name string, dues []due) []due {
 	}
 	last := ""
 	for range n {
-		rec, hash := d.record(EventPut, name)
+		rec := d.record()
 		if d.err == nil && rec.key() <= last {
 			d.fail("key %q after %q in bucket %s", rec.key(), last, name)
 		}
@@ -264,7 +263,7 @@ func (d *streamReader) bucket(name string, dues []due) []due {
 		last = rec.key()
 		b.tree.Load(last, rec)
 		b.bytes += rec.cost()
-		b.sum.add(hash)
+		b.sum += rec.hash()
 		s.keys++
 		if at := rec.expires(); at != 0 {
 			dues = append(dues, due{at, b, last})
@@ -310,7 +309,7 @@ func (d *streamReader) events() {
 			return
 		}
 		name := d.bucketName()
-		rec, hash := d.record(kind, name)
+		rec := d.record()
 		if d.err != nil {
 			return
 		}
@@ -323,7 +322,7 @@ func (d *streamReader) events() {
 			return
 		}
 		last = rec.rev()
-		s.history.push(event{kind, d.shared(name), d.same(kind, name, rec), half(hash)})
+		s.history.push(event{kind, d.shared(name), d.same(kind, name, rec), eventHash(kind, name, rec.hash())})
 		// Only the last revision may be over the limits.
 		if s.history.over() && s.history.events.at(0).rec.rev() != last {
 			d.fail("%d events of %d bytes in the history", s.history.events.len(), s.history.bytes)

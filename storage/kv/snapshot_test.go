@@ -43,11 +43,11 @@ func stream(tb testing.TB, s *Store) []byte {
 // version of the format.
 func TestHashIsFixed(t *testing.T) {
 	s := sample(t)
-	const want = "b4262c936dd6800a3ade8a5a4c84710f46664f0cffbe4399a58046692c21daf8"
+	const want = "fe4d818580b9b632346ecdd58c9c4680b87688d33b28d5f814777a80e1c7f238"
 	if got := fmt.Sprintf("%x", s.Hash()); got != want {
 		t.Errorf("hash %s, want %s", got, want)
 	}
-	const wantStream = "9d628ec4da22b0f04b62f9b2a7350f700015f7ba76ae45f99ee785fa9d0a350b"
+	const wantStream = "c8ba3f89085ad1e4c51e766ecc51074591102287a69ba85bdb7838f972892874"
 	if got := fmt.Sprintf("%x", shaOf(stream(t, s))); got != wantStream {
 		t.Errorf("SHA-256 of the stream %s, want %s", got, wantStream)
 	}
@@ -123,7 +123,7 @@ func TestDecodeAllocatesWhatItReads(t *testing.T) {
 // Bytes that no store could have written, apart from the hash.
 func TestDecodeRefusesNonsense(t *testing.T) {
 	rec := func(create, rev uint64, expires int64, key, value string) record {
-		return record(appendRecord(nil, create, rev, expires, key, []byte(value)))
+		return newRecord(create, rev, expires, key, []byte(value))
 	}
 	good := rec(1, 2, 3, "k", "v")
 	type ev struct {
@@ -166,7 +166,7 @@ func TestDecodeRefusesNonsense(t *testing.T) {
 		_ = e.w.Flush()
 		return b.Bytes()
 	}
-	id := outcome{id: [16]byte{1}, rev: 1, at: 4, code: OK}
+	id := outcome{id: idHash{1}, rev: 1, at: 4, code: OK}
 	two := func(change func(o *outcome)) []outcome {
 		o := id
 		o.id[0] = 2
@@ -355,7 +355,7 @@ func TestRecountSeesDamage(t *testing.T) {
 		"bytes of all":      func(s *Store) { s.bytes++ },
 		"keys":              func(s *Store) { s.keys-- },
 		"bytes of a bucket": func(s *Store) { s.buckets[0].bytes++; s.bytes++ },
-		"sum of a bucket":   func(s *Store) { s.buckets[0].sum[3]++ },
+		"sum of a bucket":   func(s *Store) { s.buckets[0].sum++ },
 		"a value": func(s *Store) {
 			b := s.byName["sessions"]
 			rec, _ := b.tree.Get("a")
@@ -364,9 +364,9 @@ func TestRecountSeesDamage(t *testing.T) {
 		"a key":             func(s *Store) { b := s.byName["sessions"]; rec, _ := b.tree.Get("a"); b.tree.Set("b", rec) },
 		"an expiry missing": func(s *Store) { s.due.DeleteAt(0) },
 		"an expiry more":    func(s *Store) { s.due.Set(due{1, s.buckets[0], "x"}) },
-		"sum of ids":        func(s *Store) { s.ids.sum[0]++ },
-		"index of ids":      func(s *Store) { clear(s.ids.where) },
-		"history":           func(s *Store) { s.history.sum[1]++ },
+		"sum of ids":        func(s *Store) { s.ids.sum++ },
+		"index of ids":      func(s *Store) { clear(s.ids.index.slots) },
+		"history":           func(s *Store) { s.history.sum++ },
 		"bytes of history":  func(s *Store) { s.history.bytes++ },
 	} {
 		s := sample(t)

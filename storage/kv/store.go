@@ -23,8 +23,8 @@ type Store struct {
 	ids     ids
 	history history
 
-	view    *View // of this very state, nil when there is none yet
-	scratch scratch
+	view    *View  // of this very state, nil when there is none yet
+	scratch []byte // memory that is used again
 	undo    []undo
 	pending []event
 }
@@ -34,7 +34,7 @@ type bucket struct {
 	name  string
 	tree  btree.Map[string, record] // key, which lies within the record
 	bytes int64
-	sum   sum                        // of the hashes of the records
+	sum   uint64                     // of the hashes of the records, modulo 2^64
 	view  *btree.Map[string, record] // copy of tree, nil when it has changed since
 }
 
@@ -118,20 +118,22 @@ func (s *Store) ensure(name string) *bucket {
 
 func byName(b *bucket, name string) int { return strings.Compare(b.name, name) }
 
-// set puts a record, whose hash is given, in the place of old, which must be
-// what is there ("" for nothing).
-func (s *Store) set(b *bucket, old, rec record, hash [32]byte) {
-	was, _ := b.tree.Set(rec.key(), rec)
-	if len(was) != len(old) { // the arguments of Check would cost an allocation
-		invariant.Check(false, "key %q of bucket %s: record of %d bytes replaced, %d expected", rec.key(), b.name, len(was), len(old))
-	}
+// swap puts a record in its place and returns the one that was there, "" for
+// none. It is the one search that a put costs; replaced follows.
+func (b *bucket) swap(rec record) (old record) {
+	old, _ = b.tree.Set(rec.key(), rec)
 	b.view = nil
+	return old
+}
+
+// replaced counts the record, whose hash is given, in the place of old.
+func (s *Store) replaced(b *bucket, old, rec record, hash uint64) {
 	if old != "" {
 		s.count(b, old, -1)
-		b.sum.sub(s.scratch.hash(EventPut, b.name, old))
+		b.sum -= old.hash()
 	}
 	s.count(b, rec, 1)
-	b.sum.add(hash)
+	b.sum += hash
 }
 
 // remove takes a record away, and its bucket when it was the last.
@@ -141,7 +143,7 @@ func (s *Store) remove(b *bucket, old record) {
 	}
 	b.view = nil
 	s.count(b, old, -1)
-	b.sum.sub(s.scratch.hash(EventPut, b.name, old))
+	b.sum -= old.hash()
 	if b.tree.Len() == 0 {
 		i, _ := slices.BinarySearchFunc(s.buckets, b.name, byName)
 		s.buckets = slices.Delete(s.buckets, i, i+1)

@@ -25,7 +25,7 @@ type bucketView struct {
 	name  string
 	tree  *btree.Map[string, record]
 	bytes int64
-	sum   sum
+	sum   uint64
 }
 
 // Item is a key as a View has it.
@@ -157,7 +157,7 @@ func (v *View) Events(bucket, prefix string, from uint64, limit int) (ev []Event
 	return ev, next, err
 }
 
-const hashDomain = "holdfast kv 1"
+const hashDomain = "holdfast kv 2"
 
 // Hash returns the hash of the store; see View.Hash.
 func (s *Store) Hash() [32]byte { return s.View().Hash() }
@@ -171,11 +171,10 @@ func (v *View) Hash() [32]byte {
 	b = append(b, hashDomain...)
 	for _, n := range [...]uint64{
 		v.rev, uint64(v.clock), uint64(v.ids.list.len()),
-		v.history.compacted, uint64(v.history.events.len()), uint64(v.history.bytes), v.history.sum[0], v.history.sum[1],
+		v.history.compacted, uint64(v.history.events.len()), uint64(v.history.bytes), v.history.sum, v.ids.sum,
 	} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	b = v.ids.sum.append(b)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(v.buckets)))
 	for i := range v.buckets {
 		k := &v.buckets[i]
@@ -183,7 +182,7 @@ func (v *View) Hash() [32]byte {
 		b = append(b, k.name...)
 		b = binary.BigEndian.AppendUint64(b, uint64(k.tree.Len()))
 		b = binary.BigEndian.AppendUint64(b, uint64(k.bytes))
-		b = k.sum.append(b)
+		b = binary.BigEndian.AppendUint64(b, k.sum)
 	}
 	return sha256.Sum256(b)
 }
