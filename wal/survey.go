@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 )
@@ -56,6 +57,7 @@ type survey struct {
 
 	Recovery
 	segments []segment
+	spare    [][]byte // memory of segments that are done with
 	oldest   uint64   // lowest sequence that is part of the log
 	stale    []string // segments below it and temporary files, left by a crash
 	drop     string   // an unused segment after the last, "" for none
@@ -179,8 +181,13 @@ func runStart(sequences []uint64) uint64 {
 
 // load reads a segment into memory and checks its header.
 func (s *survey) load(sequence uint64) (*scanner, uint32, error) {
+	return s.loadInto(sequence, nil)
+}
+
+// loadInto uses the memory of buf when it is enough.
+func (s *survey) loadInto(sequence uint64, buf []byte) (*scanner, uint32, error) {
 	name := segmentName(sequence)
-	buf, err := s.readSegment(name)
+	buf, err := s.readSegment(name, buf)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -199,20 +206,42 @@ func (s *survey) load(sequence uint64) (*scanner, uint32, error) {
 	return newScanner(buf, head, crc), crc, nil
 }
 
+// loaded is what load returns.
+type loaded struct {
+	sc  *scanner
+	crc uint32
+	err error
+}
+
+// ahead loads a segment while the one before is checked and replayed, so that a
+// start takes the longer of both times and not their sum. The result waits.
+func (s *survey) ahead(sequence uint64) func() loaded {
+	var buf []byte
+	if n := len(s.spare); n > 0 {
+		buf, s.spare = s.spare[n-1], s.spare[:n-1]
+	}
+	done := make(chan loaded, 1)
+	go func() {
+		sc, crc, err := s.loadInto(sequence, buf)
+		done <- loaded{sc, crc, err}
+	}()
+	return sync.OnceValue(func() loaded { return <-done })
+}
+
 // readBytes is how much of a segment is read at once.
 const readBytes = 1 << 20
 
 // readSegment returns a whole segment file; its length is within the limits.
-func (s *survey) readSegment(name string) ([]byte, error) {
+func (s *survey) readSegment(name string, buf []byte) ([]byte, error) {
 	f, err := s.fsys.OpenFile(path.Join(s.dir, name), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
 	}
-	buf, err := s.readOpen(f, name)
+	buf, err = s.readOpen(f, name, buf)
 	return buf, errors.Join(err, f.Close())
 }
 
-func (s *survey) readOpen(f vfs.File, name string) ([]byte, error) {
+func (s *survey) readOpen(f vfs.File, name string, buf []byte) ([]byte, error) {
 	if s.reload {
 		if err := f.Reload(); err != nil {
 			return nil, fmt.Errorf("sync segment: %w", err)
@@ -225,7 +254,10 @@ func (s *survey) readOpen(f vfs.File, name string) ([]byte, error) {
 	if size < minSegmentBytes || size > maxSegmentBytes || size%blockBytes != 0 {
 		return nil, s.damaged(name, size, "file has %d bytes", size)
 	}
-	buf := make([]byte, size)
+	if int64(cap(buf)) < size {
+		buf = make([]byte, size)
+	}
+	buf = buf[:size]
 	for from := int64(0); from < size; from += readBytes {
 		part := buf[from:min(from+readBytes, size)]
 		if s.pace != nil {
@@ -247,16 +279,24 @@ func (s *survey) readOpen(f vfs.File, name string) ([]byte, error) {
 // readAll reads the segments, which follow one another, and checks the chain.
 func (s *survey) readAll(sequences []uint64) error {
 	var before *chain
+	next := s.ahead(sequences[0])
+	// The one that is being read is waited for: nothing touches the files after
+	// the return.
+	defer func() { _ = next() }()
 	for i, sequence := range sequences {
-		sc, crc, err := s.load(sequence)
-		if err != nil {
-			return err
+		l := next()
+		sc, crc := l.sc, l.crc
+		if l.err != nil {
+			return l.err
 		}
 		if i == 0 {
 			s.FirstIndex, s.LastIndex = sc.head.base, sc.head.base
 			if s.only == nil {
 				s.only = &sc.head
 			}
+		}
+		if i+1 < len(sequences) {
+			next = s.ahead(sequences[i+1])
 		}
 		if err := s.checkChain(before, sc, crc); err != nil {
 			return err
@@ -273,11 +313,12 @@ func (s *survey) readAll(sequences []uint64) error {
 			return s.damaged(segmentName(sealed.Index), 0, "segment is missing, the one before names it as next")
 		case sealed != nil:
 			before = &chain{sc: sc, seal: sealed}
+			s.spare = append(s.spare, sc.buf)
 			continue
 		case end.verdict == Corrupt:
 			return s.damaged(segmentName(sequence), sc.offset, "%s", end.why)
 		case !isLast:
-			if err := s.checkUnused(sc, end, sequences[i+1:]); err != nil {
+			if err := s.checkUnused(sc, end, sequences[i+1:], next); err != nil {
 				return err
 			}
 		}
@@ -338,15 +379,16 @@ func (s *survey) checkLink(sc *scanner, end int64, crc uint32, first uint64, nex
 // and the sync of the seal: then there is one more segment, never written to,
 // which proves that everything up to its prevEnd was durable, and what is torn
 // is at most the seal.
-func (s *survey) checkUnused(sc *scanner, end *ending, later []uint64) error {
+func (s *survey) checkUnused(sc *scanner, end *ending, later []uint64, load func() loaded) error {
 	name := segmentName(sc.head.sequence)
 	if len(later) > 1 {
 		return s.damaged(name, sc.offset, "%s, but %d segments follow", end.why, len(later))
 	}
-	next, _, err := s.load(later[0])
-	if err != nil {
-		return err
+	l := load()
+	if l.err != nil {
+		return l.err
 	}
+	next := l.sc
 	if !next.untouched() {
 		return s.damaged(name, sc.offset, "%s, but the next segment was in use", end.why)
 	}
