@@ -27,22 +27,24 @@ func (s *Store) Apply(b *Batch) []Result {
 	}
 	answers := make([]OpResult, n) // of all requests: one allocation
 	results := make([]Result, len(b.Requests))
+	s.hashIDs(b)
 	for i := range b.Requests {
 		r := &b.Requests[i]
 		n := max(len(r.Then), len(r.Else))
-		results[i] = s.once(r, quota, answers[:n:n])
+		results[i] = s.once(r, s.hashed[i], quota, answers[:n:n])
 		answers = answers[n:]
 	}
 	return results
 }
 
-// once executes a request unless its id is known. A request that was refused
-// has changed nothing, so it is not remembered and may be tried again.
-func (s *Store) once(r *Request, quota int64, answers []OpResult) Result {
+// once executes a request unless its id, whose hash is given, is known. A
+// request that was refused has changed nothing, so it is not remembered and may
+// be tried again.
+func (s *Store) once(r *Request, id idHash, quota int64, answers []OpResult) Result {
 	if r.ID == "" {
 		return s.do(r, quota, answers)
 	}
-	id, content := s.identify(r)
+	content := s.hashContent(r)
 	if o, ok := s.ids.find(id); ok {
 		return o.replay(r, content, s.rev)
 	}

@@ -32,6 +32,9 @@ func (x *idIndex) begin(id idHash) uint64 {
 	return x.home(idTag(id))
 }
 
+// touch reads the slot where the search for an id begins; there are slots.
+func (x *idIndex) touch(id idHash) uint64 { return x.slots[id[0]>>32&x.mask()] }
+
 // next returns the position of the next element, from slot *at on, that may
 // have the id, and moves *at to it; false when there is none.
 func (x *idIndex) next(id idHash, at *uint64) (pos uint32, ok bool) {

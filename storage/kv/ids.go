@@ -115,17 +115,44 @@ func (l *ids) forget(clock int64) {
 	}
 }
 
-// identify returns the hashes of a request's id and of its content. They are
-// part of the state, so they are the same on all nodes and in all versions.
-func (s *Store) identify(r *Request) (id idHash, content uint64) {
-	b := append(append(s.scratch[:0], 'i'), r.ID...)
-	id = idHash{xxhash.Sum64(b[1:]), xxhash.Sum64(b)}
-	b = appendBody(b[:0], r)
-	content = xxhash.Sum64(b)
+// hashIDs puts the hashes of the ids of a batch into hashed. Then it looks at
+// the table for all of them, and for those that may be forgotten for them, in a
+// short loop: a processor waits for all that memory at the same time there, and
+// not for each slot in turn.
+func (s *Store) hashIDs(b *Batch) {
+	s.hashed = s.hashed[:0]
+	n := 0
+	for i := range b.Requests {
+		var id idHash
+		if r := &b.Requests[i]; r.ID != "" {
+			k := append(append(s.scratch[:0], 'i'), r.ID...)
+			id = idHash{xxhash.Sum64(k[1:]), xxhash.Sum64(k)}
+			s.scratch = k
+			n++
+		}
+		s.hashed = append(s.hashed, id)
+	}
+	if n == 0 || s.ids.list.len() == 0 {
+		return
+	}
+	touched := s.touched
+	for _, id := range s.hashed {
+		touched += s.ids.index.touch(id)
+	}
+	for i := range min(n, s.ids.list.len()) {
+		touched += s.ids.index.touch(s.ids.list.at(i).id)
+	}
+	s.touched = touched
+}
+
+// hashContent returns the hash of a request without its id. As that of the id
+// it is part of the state: the same on all nodes and in all versions.
+func (s *Store) hashContent(r *Request) uint64 {
+	b := appendBody(s.scratch[:0], r)
 	if cap(b) <= maxScratch {
 		s.scratch = b
 	}
-	return id, content
+	return xxhash.Sum64(b)
 }
 
 // remember keeps the outcome of a request.

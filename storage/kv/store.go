@@ -25,6 +25,8 @@ type Store struct {
 
 	view    *View  // of this very state, nil when there is none yet
 	scratch []byte // memory that is used again
+	hashed  []idHash
+	touched uint64 // of no meaning
 	undo    []undo
 	pending []event
 }
