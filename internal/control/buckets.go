@@ -31,9 +31,12 @@ const (
 	headerNoneMatch = "If-None-Match"
 )
 
-// updateLimit is longer than a node takes to give up by itself, so that its
+// Limits that are longer than a node takes to give up by itself, so that its
 // better words come back.
-const updateLimit = 12 * time.Second
+const (
+	updateLimit = 12 * time.Second
+	viewLimit   = readLimit + time.Second
+)
 
 func invalid(hint, format string, args ...any) *Error {
 	return &Error{Code: Invalid, Message: fmt.Sprintf(format, args...), Hint: hint}
@@ -304,7 +307,7 @@ func (a *api) update(ctx context.Context, req *kv.Request) (kv.Result, error) {
 	if err := req.Validate(); err != nil {
 		return kv.Result{}, asRequestError(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, updateLimit)
+	ctx, cancel := bounded(ctx, updateLimit)
 	defer cancel()
 	res, err := a.backend.Update(ctx, *req)
 	if err != nil {
@@ -363,7 +366,7 @@ func (a *api) view(r *http.Request, take map[string]*string) (*kv.View, error) {
 	if _, err := readBody(r, 0); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), readLimit+time.Second)
+	ctx, cancel := bounded(r.Context(), viewLimit)
 	defer cancel()
 	return a.backend.View(ctx, local)
 }

@@ -84,14 +84,14 @@ func (d *desk) Reload(context.Context) (ReloadResult, error) {
 }
 
 // start runs a server on a socket in a new directory until the test ends.
-func start(t *testing.T, backend Backend) string {
+func start(t testing.TB, backend Backend) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "control.sock")
 	startAt(t, path, backend)
 	return path
 }
 
-func startAt(t *testing.T, path string, backend Backend) {
+func startAt(t testing.TB, path string, backend Backend) {
 	t.Helper()
 	s, err := Listen(Options{Path: path, Backend: backend, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {

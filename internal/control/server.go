@@ -42,10 +42,11 @@ type Options struct {
 
 // Server answers on the control socket.
 type Server struct {
-	path     string
-	listener net.Listener
-	file     os.FileInfo // the socket file that is ours
-	http     *http.Server
+	path  string
+	self  uint32      // user of this process
+	file  os.FileInfo // the socket file that is ours
+	front *front
+	http  *http.Server // of the connections that front hands over
 }
 
 // ErrInUse means that another process answers on the socket.
@@ -73,13 +74,15 @@ func Listen(o Options) (*Server, error) {
 	if err = errors.Join(err, statErr); err != nil {
 		return nil, errors.Join(fmt.Errorf("set mode of control socket: %w", err), listener.Close(), os.Remove(o.Path))
 	}
-	s := &Server{path: o.Path, listener: newListener(listener, connectionsMax), file: file}
+	s := &Server{path: o.Path, self: uint32(os.Geteuid()), file: file}
 	stopping, stop := context.WithCancel(context.Background())
+	api := newAPI(o.Backend, o.Logger, s.mayCall, stopping)
+	s.front = newFront(newListener(listener, connectionsMax), api, o.Logger)
 	s.http = &http.Server{
-		Handler:           newAPI(o.Backend, o.Logger, s.mayCall, stopping),
+		Handler:           api,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
-		WriteTimeout:      failoverLimit + readTimeout,
+		WriteTimeout:      answerLimit,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytesMax,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
@@ -92,15 +95,14 @@ func Listen(o Options) (*Server, error) {
 // mayCall reads the socket's file again: an operator may have given it to a
 // group after the start.
 func (s *Server) mayCall(c Caller) bool {
-	self := uint32(os.Geteuid())
-	if owner(c, self) {
+	if owner(c, s.self) {
 		return true // whatever the file says: no need to look at it
 	}
 	file, err := os.Lstat(s.path)
 	if err != nil || !os.SameFile(file, s.file) {
 		file = s.file
 	}
-	return allowed(c, self, file)
+	return allowed(c, s.self, file)
 }
 
 func removeStale(path string) error {
@@ -130,16 +132,22 @@ func removeStale(path string) error {
 // Run serves until ctx ends, then lets running answers finish for up to two
 // seconds and removes the socket. It returns nil after such an end.
 func (s *Server) Run(ctx context.Context) error {
-	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.listener) }()
+	served := make(chan error, 2)
+	go func() { served <- s.http.Serve(s.front) }()
+	go func() { served <- s.front.run() }()
+	var err error
+	left := 2
 	select {
-	case err := <-served:
-		return errors.Join(fmt.Errorf("serve control socket: %w", err), s.remove())
+	case err = <-served:
+		err = fmt.Errorf("serve control socket: %w", err)
+		left--
 	case <-ctx.Done():
 	}
-	err := s.Close()
-	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
-		err = errors.Join(err, e)
+	err = errors.Join(err, s.Close())
+	for range left {
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
 	}
 	return err
 }
@@ -148,15 +156,21 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	err := s.http.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = s.http.Close()
+	err := s.front.listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
 	}
-	// Shutdown knows the listener only once Run was called.
-	if e := s.listener.Close(); !errors.Is(e, net.ErrClosed) {
-		err = errors.Join(err, e)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.front.shutdown(ctx)
+	}()
+	e := s.http.Shutdown(ctx)
+	if errors.Is(e, context.DeadlineExceeded) {
+		e = s.http.Close()
 	}
-	return errors.Join(err, s.remove())
+	<-ended
+	return errors.Join(err, e, s.remove())
 }
 
 func (s *Server) remove() error {
@@ -170,6 +184,9 @@ func (s *Server) remove() error {
 	return os.Remove(s.path)
 }
 
+// statusPath is the path of the report.
+const statusPath = "/v1/status"
+
 // api answers the requests of callers that may call.
 type api struct {
 	backend  Backend
@@ -182,7 +199,7 @@ type api struct {
 
 func newAPI(b Backend, log *slog.Logger, may func(Caller) bool, stopping context.Context) *api {
 	a := &api{backend: b, log: log, may: may, mux: http.NewServeMux(), stopping: stopping, watches: make(chan struct{}, watchesMax)}
-	a.mux.Handle("/v1/status", method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
+	a.mux.Handle(statusPath, method(http.MethodGet, readLimit, func(r *http.Request) (any, error) {
 		report, err := b.Status(r.Context())
 		return report.Normal(), err
 	}))
@@ -198,7 +215,7 @@ func newAPI(b Backend, log *slog.Logger, may func(Caller) bool, stopping context
 		return list.normal(), err
 	}))
 	a.mux.Handle("/v1/member", change(log, memberLimit, needMember(b.ChangeMember)))
-	a.mux.HandleFunc("/v1/txn", a.txn)
+	a.mux.HandleFunc(txnPath, a.txn)
 	a.mux.HandleFunc("/v1/audit", a.audit)
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		a.refuse(w, r, &Error{Code: NotFound, Message: "no such path: " + r.URL.Path, Hint: "see docs for the paths under /v1"})

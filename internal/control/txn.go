@@ -10,6 +10,9 @@ import (
 	"github.com/holdfast-ha/holdfast/storage/kv"
 )
 
+// txnPath is the path of transactions.
+const txnPath = "/v1/txn"
+
 // txnBytesMax bounds the body of a transaction: its values are in base64.
 const txnBytesMax = 8 << 20
 
