@@ -12,7 +12,9 @@ import (
 // Result tells what one entry did. Ignored is empty when it took effect, else
 // the reason, the same on every node.
 type Result struct {
-	Command Command // zero for an empty entry
+	// Command is zero for an empty entry. The requests of a Batch are void
+	// after the next Apply.
+	Command Command
 	Ignored string
 	// Data has an answer for each request of a Batch.
 	Data []kv.Result
@@ -31,7 +33,7 @@ func (s *State) Apply(index, term uint64, data []byte) (Result, error) {
 	if kind, ok := KindOf(data); ok && kind.Data() && s.kv == nil {
 		return Result{}, nil // a copy of the control part alone
 	}
-	c, err := DecodeCommand(data)
+	c, err := decodeCommand(data, &s.batches)
 	if err != nil {
 		return Result{}, fmt.Errorf("apply entry %d: %w", index, err)
 	}

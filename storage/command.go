@@ -200,7 +200,9 @@ func maxCommand(k Kind) int {
 
 // DecodeCommand parses entry data. The error wraps ErrUnknownCommand when a
 // newer version must have written it.
-func DecodeCommand(b []byte) (Command, error) {
+func DecodeCommand(b []byte) (Command, error) { return decodeCommand(b, new(kv.Decoder)) }
+
+func decodeCommand(b []byte, batches *kv.Decoder) (Command, error) {
 	if kind, ok := KindOf(b); ok && len(b) > maxCommand(kind) {
 		return Command{}, fmt.Errorf("read command: %d bytes, at most %d allowed", len(b), maxCommand(kind))
 	}
@@ -210,7 +212,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	}
 	kind := Kind(d.u8())
 	c := Command{At: int64(d.u64()), Actor: d.str(MaxActor, "actor")}
-	op, err := decodeOp(d, kind)
+	op, err := decodeOp(d, kind, batches)
 	if err != nil {
 		return Command{}, err
 	}
@@ -224,7 +226,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	return c, nil
 }
 
-func decodeOp(d *decoder, kind Kind) (Op, error) {
+func decodeOp(d *decoder, kind Kind, batches *kv.Decoder) (Op, error) {
 	switch kind {
 	case KindAssign:
 		a := Assign{Group: d.u16(), Node: d.u64(), Incarnation: d.u64(), Prev: d.u64(), From: d.u64(), Cause: d.str(MaxCause, "cause")}
@@ -251,7 +253,7 @@ func decodeOp(d *decoder, kind Kind) (Op, error) {
 	case KindLeave:
 		return Leave{RaftID: d.u64(), Cause: d.str(MaxCause, "cause")}, nil
 	case KindBatch:
-		return decodeBatch(d)
+		return decodeBatch(d, batches)
 	case KindExpire:
 		return Expire{Clock: int64(d.u64())}, nil
 	}
@@ -384,11 +386,11 @@ func (b Batch) validate() error    { return nil } // each request was checked wh
 func (x Expire) encode(e *encoder) { e.u64(uint64(x.Clock)) }
 func (x Expire) validate() error   { return nil }
 
-func decodeBatch(d *decoder) (Op, error) {
+func decodeBatch(d *decoder, batches *kv.Decoder) (Op, error) {
 	if d.err != nil {
 		return nil, fmt.Errorf("read command: %w", d.err)
 	}
-	b, err := kv.DecodeBatch(d.take(len(d.b)))
+	b, err := batches.Decode(d.take(len(d.b)))
 	if err != nil {
 		return nil, fmt.Errorf("read command: %w", err)
 	}

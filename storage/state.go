@@ -85,8 +85,9 @@ type State struct {
 	term        uint64 // term of the entry at applied
 
 	// Both are nil in the copies that CloneControl makes.
-	kv    *kv.Store
-	trail *audit.Trail
+	kv      *kv.Store
+	batches kv.Decoder // memory that is used again
+	trail   *audit.Trail
 }
 
 // NewState returns the state at index 1: the first configuration.
@@ -182,6 +183,7 @@ func (s *State) History() []Failover { return slices.Clone(s.history) }
 // trying out what entries will do. Neither changes with the other.
 func (s *State) CloneControl() *State {
 	c := *s
+	c.batches = kv.Decoder{}
 	c.kv, c.trail = nil, nil
 	c.members = slices.Clone(s.members)
 	c.groups = cloneGroups(s.groups)

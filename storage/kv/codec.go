@@ -257,7 +257,7 @@ func (d *reader) ops(s *slab) []Op {
 	ops := s.take(n)
 	for i := range ops {
 		o := &ops[i]
-		o.Kind = OpKind(d.u8())
+		*o = Op{Kind: OpKind(d.u8())}
 		o.Bucket, o.Key = d.name()
 		if o.Kind == OpPut {
 			o.TTL = time.Duration(d.nanos("ttl"))
@@ -304,12 +304,23 @@ func (b *Batch) Append(e []byte) []byte {
 
 // DecodeBatch reads what Encode wrote, and refuses anything else. Strings and
 // values are parts of b, which must not be changed as long as they are used.
-func DecodeBatch(b []byte) (*Batch, error) {
+func DecodeBatch(b []byte) (*Batch, error) { return new(Decoder).Decode(b) }
+
+// Decoder reads one batch after the other into the same memory.
+type Decoder struct {
+	batch Batch
+	ops   []Op
+}
+
+// Decode is DecodeBatch, but the batch and its requests are void at the next
+// call.
+func (k *Decoder) Decode(b []byte) (*Batch, error) {
 	d := &reader{b: b, text: unsafe.String(unsafe.SliceData(b), len(b))}
 	if v := d.u8(); d.err == nil && v != batchVersion {
 		return nil, fmt.Errorf("read batch: version %d, want %d", v, batchVersion)
 	}
-	r := &Batch{Clock: d.nanos("clock"), MaxBytes: d.nanos("quota")}
+	r := &k.batch
+	r.Clock, r.MaxBytes = d.nanos("clock"), d.nanos("quota")
 	n := int(d.u16())
 	if n > MaxBatchRequests {
 		return nil, fmt.Errorf("read batch: %d requests, at most %d allowed", n, MaxBatchRequests)
@@ -320,8 +331,11 @@ func DecodeBatch(b []byte) (*Batch, error) {
 	if d.err != nil {
 		return nil, fmt.Errorf("read batch: %w", d.err)
 	}
-	s := &slab{more: n}
-	r.Requests = make([]Request, n)
+	if r.Requests == nil || n > cap(r.Requests) {
+		r.Requests, k.ops = make([]Request, n), make([]Op, n)
+	}
+	r.Requests = r.Requests[:n]
+	s := &slab{free: k.ops, more: n}
 	for i := range r.Requests {
 		var err error
 		if r.Requests[i], err = decodeRequest(d, s); err != nil {

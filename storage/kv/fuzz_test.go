@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"reflect"
 	"testing"
 )
 
@@ -104,4 +105,26 @@ func FuzzDecodeStore(f *testing.F) {
 			t.Fatalf("read again: %v", err)
 		}
 	})
+}
+
+// A batch that was read into the memory of another one has nothing left of it.
+func TestDecoderForgets(t *testing.T) {
+	var k Decoder
+	full := Request{ID: "x", If: []Cond{{Bucket: "b", Key: "k", Rev: 7}}, Then: []Op{putTTL("b", "k", "v", 5), put("b", "l", "w")}, Else: []Op{put("b", "k", "u")}}
+	for _, b := range []*Batch{
+		{Clock: 7, MaxBytes: 9, Requests: []Request{full, full, full}},
+		{Requests: []Request{one(get("c", "k")), one(del("c", "k"))}},
+		{},
+		{Clock: 8, Requests: []Request{one(get("c", "k")), full, one(get("c", "k")), full, full}},
+		{MaxBytes: 3, Requests: []Request{one(del("c", "k"))}},
+	} {
+		got, err := k.Decode(b.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := DecodeBatch(b.Encode())
+		if err != nil || !reflect.DeepEqual(got, want) || !bytes.Equal(got.Encode(), b.Encode()) {
+			t.Errorf("%+v, want %+v (%v)", got, want, err)
+		}
+	}
 }
