@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 )
@@ -28,5 +29,14 @@ func newLogger(w io.Writer, c config.Log, process string) (*slog.Logger, *slog.L
 func oneProcessor() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
+	}
+}
+
+// tightHeap makes the collector run when the heap has grown by half instead of
+// to double: the state is most of it, lives long, and is to fit three times its
+// size. GOGC overrides.
+func tightHeap() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
 	}
 }

@@ -39,6 +39,7 @@ func (c *workerCmd) run(a *app) error {
 		return err
 	}
 	oneProcessor()
+	tightHeap()
 	logger, level := newLogger(a.stderr, parsed.Log, "worker")
 	err = node.Run(a.ctx, node.Options{
 		Config: parsed, Source: c.Source, Incarnation: c.Incarnation, GateFiles: c.GateFiles, GateMode: c.GateMode,

@@ -77,6 +77,7 @@ func (q *writes) finish(now int64, w write, res kv.Result, err *control.Error) {
 var (
 	errOverloaded = &control.Error{Code: control.NoQuorum, Message: "too many writes wait on this node", Hint: "try again"}
 	errNoLeader   = &control.Error{Code: control.NoQuorum, Message: "no leader is known at the moment", Hint: "holdfast status"}
+	errNoMajority = &control.Error{Code: control.NoQuorum, Message: "the leader does not hear a majority: nothing was written", Hint: "holdfast status"}
 	errDiskFull   = &control.Error{Code: control.DiskFull, Message: "the disk of the leader is full: nothing was written", Hint: "make room in its data directory; reads go on"}
 	errNoMember   = &control.Error{Code: control.Forbidden, Message: "who asks is no member of the cluster", Hint: "holdfast member list"}
 	errUnknown    = &control.Error{Code: control.Timeout, Message: "the leader was lost before it answered: the outcome is unknown", Hint: "try again with the same Holdfast-Request-Id"}
@@ -130,6 +131,12 @@ func (w *worker) proposeWrites(now int64) {
 		q.refuse(now, errDiskFull)
 		return
 	}
+	if !w.hearsMajority(now) {
+		// What is not proposed has not happened; what is might still be
+		// committed much later.
+		q.refuse(now, errNoMajority)
+		return
+	}
 	for len(q.pending) > 0 && len(q.flight) < maxFlight {
 		n, bytes := 0, 0
 		batch := kv.Batch{Clock: w.committedClock(now), MaxBytes: w.cfg.State.MaxBytes}
@@ -159,6 +166,19 @@ func (w *worker) proposeWrites(now int64) {
 	if len(q.pending) == 0 {
 		q.pending = nil
 	}
+}
+
+// hearsMajority tells whether beats of a majority of the voters came within a
+// promise.
+func (w *worker) hearsMajority(now int64) bool {
+	conf, _ := w.state.Conf()
+	heard := 0
+	for _, id := range conf.Voters {
+		if p := w.peerByID(id); id == w.rid || p != nil && p.heard(now, w.timing.Promise) {
+			heard++
+		}
+	}
+	return 2*heard > len(conf.Voters)
 }
 
 // refuse answers everything that waits to be proposed.
