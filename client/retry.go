@@ -51,10 +51,9 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		if e == nil {
 			return a, nil
 		}
-		if !r.write && last != nil && e.Code == Timeout && ctx.Err() != nil {
-			return nil, ended(ctx, last) // what was said before tells more than that time ran out
+		if r.write || last == nil || e.Code != Timeout {
+			last = e // else what was said before tells more than silence
 		}
-		last = e
 		if r.open && !e.settles() {
 			last = unknown(e)
 		}
