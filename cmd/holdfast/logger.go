@@ -32,11 +32,11 @@ func oneProcessor() {
 	}
 }
 
-// tightHeap makes the collector run when the heap has grown by a quarter instead
-// of to double: the state is most of it, lives long, and is to fit three times
-// its size. That costs a few percent of the work of a write. GOGC overrides.
+// tightHeap makes the collector run when the heap has grown by half instead of
+// to double: the state is most of it, lives long, and is to fit three times its
+// size. GOGC overrides.
 func tightHeap() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25)
+		debug.SetGCPercent(50)
 	}
 }
