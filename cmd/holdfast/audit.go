@@ -16,7 +16,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/control"
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage/audit"
@@ -264,11 +263,7 @@ func (c *auditExportCmd) Run(a *app) error {
 // are read as a whole before anything is printed: a reader that pauses, a
 // pager for one, would otherwise run into the time limits of the daemon.
 func (a *app) trail(from uint64) ([]byte, error) {
-	path := a.cli.Socket
-	if path == "" {
-		path = config.LookAt(a.cli.ConfigFile).SocketPath()
-	}
-	text, err := askAudit(a.ctx, path, from)
+	text, err := askAudit(a.ctx, a.socket(), from)
 	if err != nil {
 		return nil, fmt.Errorf("read audit trail: %w", err)
 	}

@@ -7,47 +7,58 @@ import (
 	"github.com/holdfast-ha/holdfast/storage/audit"
 )
 
-// onLoop reads something in the loop and waits for it.
-func onLoop[Out any](ctx context.Context, w *worker, read func(now int64) (Out, error)) (Out, error) {
+// await puts something to the loop and waits for its answer, which start gives
+// once, then or later. busy is the error when the loop takes no more, gone the
+// one when it ends first.
+func await[Out any](ctx context.Context, w *worker, busy, gone *control.Error, start func(now int64, answer func(Out, *control.Error))) (Out, error) {
 	type answer struct {
 		out Out
-		err error
+		err *control.Error
 	}
 	got := make(chan answer, 1)
 	var none Out
 	if !w.post(func(now int64) {
-		out, err := read(now)
-		got <- answer{out, err}
+		start(now, func(out Out, err *control.Error) { got <- answer{out, err} })
 	}) {
-		return none, errOverloaded
+		return none, busy
 	}
 	select {
 	case a := <-got:
-		return a.out, a.err
+		if a.err != nil {
+			return none, a.err
+		}
+		return a.out, nil
 	case <-w.ended:
-		return none, errStopping
+		return none, gone
 	case <-ctx.Done():
 		return none, ctx.Err()
 	}
 }
 
+var (
+	errBusy     = &control.Error{Code: control.NoQuorum, Message: "this node is overloaded", Hint: "try again"}
+	errStopping = &control.Error{Code: control.NoQuorum, Message: "this node is stopping"}
+)
+
 // Audit returns the trail as this node has applied it.
 func (b backend) Audit(ctx context.Context) (*audit.Trail, error) {
-	return onLoop(ctx, b.w, func(int64) (*audit.Trail, error) {
+	return await(ctx, b.w, errOverloaded, errStopping, func(_ int64, answer func(*audit.Trail, *control.Error)) {
 		if b.w.raft == nil {
-			return nil, b.w.notFounded()
+			answer(nil, b.w.notFounded())
+			return
 		}
-		return b.w.state.Trail().Clone(), nil
+		answer(b.w.state.Trail().Clone(), nil)
 	})
 }
 
 // Members lists the members as this node knows them.
 func (b backend) Members(ctx context.Context) (control.MemberList, error) {
-	return onLoop(ctx, b.w, func(now int64) (control.MemberList, error) {
+	return await(ctx, b.w, errOverloaded, errStopping, func(now int64, answer func(control.MemberList, *control.Error)) {
 		if b.w.raft == nil {
-			return control.MemberList{}, b.w.notFounded()
+			answer(control.MemberList{}, b.w.notFounded())
+			return
 		}
-		return b.w.memberList(now), nil
+		answer(b.w.memberList(now), nil)
 	})
 }
 

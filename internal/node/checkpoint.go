@@ -41,11 +41,7 @@ func (w *worker) checkpointTurn(now int64) {
 		return
 	}
 	w.nextCheckpoint = now + int64(checkpointEvery)
-	data, err := storage.Command{At: time.Now().UnixNano(), Op: storage.Checkpoint{}}.Encode()
-	if err == nil {
-		err = w.raft.Propose(now, data)
-	}
-	if err != nil {
+	if err := w.proposeCommand(now, storage.Checkpoint{}); err != nil {
 		w.limited.Warn("checkpoint not proposed", "error", err)
 	}
 }

@@ -124,6 +124,16 @@ func (w *worker) place(now int64) {
 	}
 }
 
+// proposeCommand proposes what the leader does by itself; nobody waits for it
+// by its index, but for writes, which look it up.
+func (w *worker) proposeCommand(now int64, op storage.Op) error {
+	data, err := storage.Command{At: time.Now().UnixNano(), Op: op}.Encode()
+	if err != nil {
+		return err
+	}
+	return w.raft.Propose(now, data)
+}
+
 // decide turns placement's actions into commands, and into orders for the next
 // beat. A new leader calls it from within the turn that makes it one (E5).
 func (w *worker) decide(now int64) []storage.Command {

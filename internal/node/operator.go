@@ -330,11 +330,16 @@ func (w *worker) settleTurn(now int64) {
 // appliedByMajority tells whether a majority of the voters reports the last
 // change of the groups as applied.
 func (w *worker) appliedByMajority() bool {
+	return w.majority(func(p *peer) bool { return p.beat != nil && p.beat.Config >= w.state.GroupsIndex() })
+}
+
+// majority tells whether this node, if it votes, and the voters for whom holds
+// is true are a majority.
+func (w *worker) majority(holds func(*peer) bool) bool {
 	conf, _ := w.state.Conf()
 	n := 0
 	for _, id := range conf.Voters {
-		p := w.peerByID(id)
-		if id == w.rid || p != nil && p.beat != nil && p.beat.Config >= w.state.GroupsIndex() {
+		if p := w.peerByID(id); id == w.rid || p != nil && holds(p) {
 			n++
 		}
 	}
@@ -480,27 +485,19 @@ func (b backend) Status(context.Context) (status.Report, error) {
 func call[Out any](ctx context.Context, w *worker, op string, body any) (Out, error) {
 	var out Out
 	who := actor(ctx, w.selfName)
-	answer := make(chan reply, 1)
-	if !w.post(func(now int64) {
-		w.ask(now, op, who, body, func(_ int64, r reply) { answer <- r })
-	}) {
-		return out, &control.Error{Code: control.NoQuorum, Message: "this node is overloaded", Hint: "try again"}
+	raw, err := await(ctx, w, errBusy, errAskLost, func(now int64, answer func(json.RawMessage, *control.Error)) {
+		w.ask(now, op, who, body, func(_ int64, r reply) { answer(r.Body, r.Error) })
+	})
+	if err != nil {
+		return out, err
 	}
-	select {
-	case r := <-answer:
-		if r.Error != nil {
-			return out, r.Error
-		}
-		if err := json.Unmarshal(r.Body, &out); err != nil {
-			return out, fmt.Errorf("read answer: %w", err)
-		}
-		return out, nil
-	case <-w.ended:
-		return out, &control.Error{Code: control.Timeout, Message: "this node is stopping: the outcome is unknown", Hint: "holdfast status"}
-	case <-ctx.Done():
-		return out, ctx.Err()
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return out, fmt.Errorf("read answer: %w", err)
 	}
+	return out, nil
 }
+
+var errAskLost = &control.Error{Code: control.Timeout, Message: "this node is stopping: the outcome is unknown", Hint: "holdfast status"}
 
 // Failover begins a planned switchover and waits for its end.
 func (b backend) Failover(ctx context.Context, r control.FailoverRequest) (control.FailoverResult, error) {

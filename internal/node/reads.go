@@ -161,27 +161,7 @@ func (b backend) View(ctx context.Context, local bool) (*kv.View, error) {
 		}
 		return nil, w.notFounded()
 	}
-	type answer struct {
-		view *kv.View
-		err  *control.Error
-	}
-	got := make(chan answer, 1)
-	if !w.post(func(now int64) {
-		w.takeRead(now, func(view *kv.View, err *control.Error) { got <- answer{view, err} })
-	}) {
-		return nil, errOverloaded
-	}
-	select {
-	case a := <-got:
-		if a.err != nil {
-			return nil, a.err
-		}
-		return a.view, nil
-	case <-w.ended:
-		return nil, errStopping
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return await(ctx, w, errOverloaded, errStopping, w.takeRead)
 }
 
 // NextView waits for a revision after the given one.
@@ -205,31 +185,11 @@ func (b backend) NextView(ctx context.Context, after uint64) (*kv.View, error) {
 	}
 }
 
-var errStopping = &control.Error{Code: control.NoQuorum, Message: "this node is stopping"}
-
 // Update executes a request; the answer comes when a majority has it on disk.
 func (b backend) Update(ctx context.Context, req kv.Request) (kv.Result, error) {
-	type answer struct {
-		res kv.Result
-		err *control.Error
-	}
-	got := make(chan answer, 1)
-	if !b.w.post(func(now int64) {
-		b.w.takeWrite(now, req, func(_ int64, res kv.Result, err *control.Error) { got <- answer{res, err} })
-	}) {
-		return kv.Result{}, errOverloaded
-	}
-	select {
-	case a := <-got:
-		if a.err != nil {
-			return kv.Result{}, a.err
-		}
-		return a.res, nil
-	case <-b.w.ended:
-		return kv.Result{}, errUnknownStopping
-	case <-ctx.Done():
-		return kv.Result{}, ctx.Err()
-	}
+	return await(ctx, b.w, errOverloaded, errUnknownStopping, func(now int64, answer func(kv.Result, *control.Error)) {
+		b.w.takeWrite(now, req, func(_ int64, res kv.Result, err *control.Error) { answer(res, err) })
+	})
 }
 
 var errUnknownStopping = &control.Error{Code: control.Timeout, Message: "this node is stopping: the outcome is unknown", Hint: "try again with the same Holdfast-Request-Id"}

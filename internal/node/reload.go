@@ -54,18 +54,13 @@ func (b backend) Reload(ctx context.Context) (control.ReloadResult, error) {
 		return control.ReloadResult{}, &control.Error{Code: control.Invalid, Message: err.Error(), Hint: "the configuration in force is kept"}
 	}
 	who := actor(ctx, w.selfName)
-	answer := make(chan reloadAnswer, 1)
-	if !w.post(func(now int64) { w.applyConfig(now, who, next, func(a reloadAnswer) { answer <- a }) }) {
-		return control.ReloadResult{}, &control.Error{Code: control.NoQuorum, Message: "this node is overloaded", Hint: "try again"}
+	a, err := await(ctx, w, errBusy, errStopping, func(now int64, answer func(reloadAnswer, *control.Error)) {
+		w.applyConfig(now, who, next, func(a reloadAnswer) { answer(a, nil) })
+	})
+	if err != nil {
+		return control.ReloadResult{}, err
 	}
-	select {
-	case a := <-answer:
-		return a.result, a.err
-	case <-w.ended:
-		return control.ReloadResult{}, &control.Error{Code: control.NoQuorum, Message: "this node is stopping"}
-	case <-ctx.Done():
-		return control.ReloadResult{}, ctx.Err()
-	}
+	return a.result, a.err
 }
 
 type reloadAnswer struct {

@@ -147,11 +147,7 @@ func (w *worker) proposeWrites(now int64) {
 		}
 		taken := q.pending[:n:n]
 		q.pending = q.pending[n:]
-		data, err := storage.Command{At: time.Now().UnixNano(), Op: storage.Batch{Batch: &batch}}.Encode()
-		if err == nil {
-			err = w.raft.Propose(now, data)
-		}
-		if err != nil {
+		if err := w.proposeCommand(now, storage.Batch{Batch: &batch}); err != nil {
 			for _, one := range taken {
 				q.finish(now, one, kv.Result{}, &control.Error{Code: control.NoQuorum, Message: fmt.Sprintf("not proposed: %v", err), Hint: "try again"})
 			}
@@ -171,14 +167,7 @@ func (w *worker) proposeWrites(now int64) {
 // hearsMajority tells whether beats of a majority of the voters came within a
 // promise.
 func (w *worker) hearsMajority(now int64) bool {
-	conf, _ := w.state.Conf()
-	heard := 0
-	for _, id := range conf.Voters {
-		if p := w.peerByID(id); id == w.rid || p != nil && p.heard(now, w.timing.Promise) {
-			heard++
-		}
-	}
-	return 2*heard > len(conf.Voters)
+	return w.majority(func(p *peer) bool { return p.heard(now, w.timing.Promise) })
 }
 
 // refuse answers everything that waits to be proposed.
@@ -456,11 +445,7 @@ func (w *worker) expireTurn(now int64) {
 	if !late && !buckets.Expirable(clock, 1) {
 		return
 	}
-	data, err := storage.Command{At: time.Now().UnixNano(), Op: storage.Expire{Clock: clock}}.Encode()
-	if err == nil {
-		err = w.raft.Propose(now, data)
-	}
-	if err != nil {
+	if err := w.proposeCommand(now, storage.Expire{Clock: clock}); err != nil {
 		w.limited.Warn("expiry not proposed", "error", err)
 	}
 }
