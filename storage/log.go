@@ -34,6 +34,11 @@ type LogOptions struct {
 	Logger       *slog.Logger
 	SegmentBytes int64                                            // 0 = the wal's default
 	OnSync       func(bytes int, records int, took time.Duration) // from the writer goroutine; may be nil
+	// Stepped makes a log that works when Step is called, on no goroutine of its
+	// own; Now and Notify are as in wal.Options, and may be nil.
+	Stepped bool
+	Now     func() time.Time
+	Notify  func()
 }
 
 // Log is raft's log on disk with all its entries in memory; it implements
@@ -73,6 +78,7 @@ func (d *Data) OpenLog(o LogOptions) (*Log, *State, wal.Recovery, error) {
 	opts := wal.Options{
 		FS: d.fs, Dir: d.path(dirLog), Cluster: first.ID(), Node: d.id,
 		SegmentBytes: o.SegmentBytes, Logger: o.Logger, OnSync: o.OnSync,
+		Stepped: o.Stepped, Now: o.Now, Notify: o.Notify,
 	}
 	if o.SegmentBytes == 0 {
 		opts.MaxPayload = MaxEntry + 1
@@ -233,6 +239,13 @@ func (l *Log) Stats() wal.Stats { return l.wal.Stats() }
 // Space returns how much room the log has, whether the next segment is there,
 // and why not (wal.Log.Space).
 func (l *Log) Space() (room int64, ready bool, blocked error) { return l.wal.Space() }
+
+// Step does the work of a stepped log, the done functions of Save included, and
+// tells whether there was any (wal.Log.Step).
+func (l *Log) Step() bool { return l.wal.Step() }
+
+// Pending tells whether Step has work to do.
+func (l *Log) Pending() bool { return l.wal.Pending() }
 
 // Failed is closed when the wal has failed, even if no Save waits for it; Err
 // then says why. The owner closes its gate and exits.

@@ -35,6 +35,16 @@ type Options struct {
 	// disk, its records and the time of write and sync, from the goroutine
 	// that writes: it must return at once. nil is nobody.
 	OnSync func(bytes, records int, took time.Duration)
+	// Now is the clock that durations are measured by; nil is time.Now.
+	Now func() time.Time
+	// Stepped starts no goroutine: the log works when its owner calls Step, so
+	// that one goroutine can drive it and each run of it is the same. One
+	// goroutine makes all calls then.
+	Stepped bool
+	// Notify is called, of a stepped log, whenever there is work for Step; nil
+	// is nobody. It must not call the log. The first call may come before Open
+	// or Create has returned.
+	Notify func()
 }
 
 // Defaults and limits of Options and of the queue.
@@ -68,6 +78,9 @@ func (o *Options) validate() error {
 	}
 	if o.FS == nil || o.Dir == "" || o.Node == 0 {
 		return errors.New("log options lack file system, directory or node")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -116,12 +129,12 @@ type Log struct {
 	work    sync.Cond // the queue got longer, or Close was called
 	queue   []*request
 	queued  int64     // bytes of queue
-	busy    time.Time // when the writer took what it works on, zero when idle
+	busy    time.Time // since when the writer works on what it took, zero when idle
 	closing bool
 	err     error // final
 	meter   meter
 
-	w writer // owned by the goroutine of the writer
+	w writer // owned by the goroutine of the writer, or by the caller of Step
 }
 
 // Create makes a new log in Dir, which it creates with its parents. ErrExists
@@ -184,7 +197,7 @@ func Open(opts Options, replay func(Record) error) (*Log, Recovery, error) {
 		return nil, Recovery{}, err
 	}
 	s := survey{
-		fsys: opts.FS, dir: opts.Dir, reload: true, visit: replay,
+		fsys: opts.FS, dir: opts.Dir, reload: true, visit: replay, stepped: opts.Stepped,
 		only: &header{cluster: opts.Cluster, node: opts.Node},
 	}
 	if err := s.run(); err != nil {
@@ -245,7 +258,8 @@ func removeAll(fsys vfs.FS, dir string, names []string) error {
 	return nil
 }
 
-// start begins the two goroutines of a log, which Close ends.
+// start begins the two goroutines of a log, which Close ends; a stepped log has
+// none.
 func start(opts Options, f vfs.File, tail *scanner, segments []segment, recovery Recovery) *Log {
 	l := &Log{
 		opts: opts, recovery: recovery,
@@ -253,12 +267,17 @@ func start(opts Options, f vfs.File, tail *scanner, segments []segment, recovery
 	}
 	l.room.L, l.work.L = &l.mu, &l.mu
 	l.prep = newPreparer(opts.FS, opts.Dir, opts.SegmentBytes, l.fail)
+	l.prep.now, l.prep.stepped = opts.Now, opts.Stepped
 	l.w = writer{
 		log: l, fsys: opts.FS, dir: opts.Dir, file: f, head: tail.head,
 		offset: tail.offset, number: tail.number, prev: tail.prev,
 		last: recovery.LastIndex, segments: segments, oldest: segments[0].head.sequence,
 	}
 	l.w.publishStats()
+	if opts.Stepped {
+		l.notify() // the next segment is to be made
+		return l
+	}
 	go l.prep.run()
 	go l.run()
 	return l
@@ -320,6 +339,9 @@ func (l *Log) Compact(upto uint64, keep []Record) (drop func() error) {
 	r.release = rel
 	l.submit(r)
 	return func() error {
+		if l.opts.Stepped && len(done) == 0 {
+			l.Step()
+		}
 		if err := <-done; err != nil {
 			return err
 		}
@@ -331,6 +353,12 @@ func (l *Log) Compact(upto uint64, keep []Record) (drop func() error) {
 func (l *Log) submit(r *request) {
 	l.mu.Lock()
 	for !l.closing && (len(l.queue) >= maxQueueRequests || l.queued > 0 && l.queued+r.bytes > maxQueueBytes) {
+		if l.opts.Stepped {
+			l.mu.Unlock()
+			l.Step()
+			l.mu.Lock()
+			continue
+		}
 		l.room.Wait()
 	}
 	if l.closing {
@@ -345,8 +373,12 @@ func (l *Log) submit(r *request) {
 	}
 	l.queue = append(l.queue, r)
 	l.queued += r.bytes
+	if l.opts.Stepped && l.busy.IsZero() {
+		l.busy = l.opts.Now()
+	}
 	l.work.Signal()
 	l.mu.Unlock()
+	l.notify()
 }
 
 // take waits for requests and returns all; none means that the log is closed.
@@ -360,7 +392,7 @@ func (l *Log) take() []*request {
 	reqs := l.queue
 	l.queue, l.queued = nil, 0
 	if len(reqs) > 0 {
-		l.busy = time.Now()
+		l.busy = l.opts.Now()
 	}
 	l.room.Broadcast()
 	return reqs
@@ -398,6 +430,7 @@ func (l *Log) Close() error {
 	l.work.Broadcast()
 	l.room.Broadcast()
 	l.mu.Unlock()
+	l.endSteps()
 	<-l.finished
 	l.dropping.Lock()
 	defer l.dropping.Unlock()

@@ -26,7 +26,8 @@ type preparer struct {
 	fsys  vfs.FS
 	dir   string
 	size  int64
-	retry time.Duration     // after a full disk
+	retry time.Duration // after a full disk
+	now   func() time.Time
 	fail  func(error) error // hears of final errors
 
 	// ready has no room: a send succeeds only when the writer takes it, so an
@@ -40,6 +41,16 @@ type preparer struct {
 	stop chan struct{}
 	done chan struct{}
 
+	// Of a stepped log, in place of ready: the file or the error that waits, and
+	// when to try again after a full disk.
+	stepped bool
+	held    prepared
+	again   time.Time
+
+	// Of the one that makes files.
+	made  int       // count, for their names
+	began time.Time // when the piece being written was begun
+
 	mu      sync.Mutex
 	blocked error // why there is no prepared file; nil while there is none to report
 	waiting bool  // a file is there
@@ -48,7 +59,7 @@ type preparer struct {
 
 func newPreparer(fsys vfs.FS, dir string, size int64, fail func(error) error) *preparer {
 	return &preparer{
-		fsys: fsys, dir: dir, size: size, retry: time.Second, fail: fail,
+		fsys: fsys, dir: dir, size: size, retry: time.Second, now: time.Now, fail: fail,
 		ready: make(chan prepared), spare: make(chan string, 1),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -57,9 +68,8 @@ func newPreparer(fsys vfs.FS, dir string, size int64, fail func(error) error) *p
 // run works until stop is closed or an error is final.
 func (p *preparer) run() {
 	defer close(p.done)
-	for n := 0; ; n++ {
-		next := p.make(n)
-		p.note(next)
+	for {
+		next := p.attempt()
 		var again <-chan time.Time
 		var timer *time.Timer
 		if errors.Is(next.err, ErrClosed) {
@@ -68,24 +78,36 @@ func (p *preparer) run() {
 		if isFull(next.err) {
 			timer = time.NewTimer(p.retry)
 			again = timer.C
-		} else if next.err != nil {
-			_ = p.fail(next.err)
 		}
 		select {
 		case p.ready <- next:
 			p.note(prepared{err: next.err})
 		case <-again:
 		case <-p.stop:
-			if next.err == nil {
-				// Open removes what is left here.
-				_ = next.file.Close()
-				_ = p.fsys.Remove(next.name)
-			}
+			p.discard(next)
 			return
 		}
 		if timer != nil {
 			timer.Stop()
 		}
+	}
+}
+
+// attempt makes a file and says how it went.
+func (p *preparer) attempt() prepared {
+	next := p.make()
+	p.note(next)
+	if next.err != nil && !isFull(next.err) && !errors.Is(next.err, ErrClosed) {
+		_ = p.fail(next.err)
+	}
+	return next
+}
+
+// discard removes a file that nobody took. Open removes what is left here.
+func (p *preparer) discard(next prepared) {
+	if next.file != nil {
+		_ = next.file.Close()
+		_ = p.fsys.Remove(next.name)
 	}
 }
 
@@ -108,7 +130,7 @@ func (p *preparer) state() (ready bool, blocked error) {
 }
 
 // make returns a spare file if there is one, else a new one full of zeros.
-func (p *preparer) make(n int) prepared {
+func (p *preparer) make() prepared {
 	select {
 	case name := <-p.spare:
 		f, err := p.fsys.OpenFile(name, os.O_RDWR, 0)
@@ -118,7 +140,9 @@ func (p *preparer) make(n int) prepared {
 		return prepared{file: f, name: name}
 	default:
 	}
-	name := path.Join(p.dir, fmt.Sprintf("next-%d%s", n, tempSuffix))
+	name := path.Join(p.dir, fmt.Sprintf("next-%d%s", p.made, tempSuffix))
+	p.made++
+	p.began = p.now()
 	f, err := createFilled(p.fsys, name, p.size, p.pause)
 	if err != nil {
 		_ = p.fsys.Remove(name) // give a full disk its room back; Open removes it too
@@ -132,6 +156,13 @@ const maxPause = 50 * time.Millisecond
 
 // take waits for a file. Only the writer calls it.
 func (p *preparer) take() prepared {
+	if p.stepped {
+		p.step()
+		next := p.held
+		p.held = prepared{err: next.err}
+		p.note(p.held)
+		return next
+	}
 	p.want(true)
 	defer p.want(false)
 	select {
@@ -147,9 +178,32 @@ func (p *preparer) want(wanted bool) {
 	p.wanted = wanted
 }
 
+// due tells whether step has a file to make.
+func (p *preparer) due() bool {
+	if p.held.err != nil {
+		return isFull(p.held.err) && !p.now().Before(p.again)
+	}
+	return p.held.file == nil
+}
+
+// step makes a file if one is due. It stands in for run in a stepped log.
+func (p *preparer) step() (worked bool) {
+	if !p.due() {
+		return false
+	}
+	p.held = p.attempt()
+	p.again = p.now().Add(p.retry)
+	return true
+}
+
 // pause leaves the disk to the writer for as long as the last piece took, unless
 // the writer waits. It returns ErrClosed when the preparer has to end.
-func (p *preparer) pause(took time.Duration) error {
+func (p *preparer) pause() error {
+	if p.stepped {
+		return nil
+	}
+	took := p.now().Sub(p.began)
+	defer func() { p.began = p.now() }()
 	p.mu.Lock()
 	wanted := p.wanted
 	p.mu.Unlock()
@@ -169,6 +223,10 @@ func (p *preparer) pause(took time.Duration) error {
 
 // close ends the goroutine and waits for it.
 func (p *preparer) close() {
+	if p.stepped {
+		p.discard(p.held)
+		return
+	}
 	close(p.stop)
 	<-p.done
 }

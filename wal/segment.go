@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 )
@@ -32,20 +31,19 @@ func newSalt() uint64 {
 // createFilled makes a file of size zero bytes that are really on disk: a file
 // that was only fallocate'd turns unwritten extents into written ones at each
 // sync, which costs a journal commit (measured, RELIABILITY A4). It syncs piece
-// by piece and calls pause, unless nil, with the time that each took: one sync
-// of it all would hold up the syncs of batches on a slow disk for long.
-func createFilled(fsys vfs.FS, name string, size int64, pause func(time.Duration) error) (vfs.File, error) {
+// by piece and calls pause, unless nil, after each: one sync of it all would
+// hold up the syncs of batches on a slow disk for long.
+func createFilled(fsys vfs.FS, name string, size int64, pause func() error) (vfs.File, error) {
 	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)
 	if err != nil {
 		return nil, fmt.Errorf("create segment file: %w", err)
 	}
 	for offset := int64(0); offset < size && err == nil; offset += int64(len(zeros)) {
-		began := time.Now()
 		if err = zeroFrom(f, offset, min(offset+int64(len(zeros)), size)); err == nil {
 			err = f.Sync()
 		}
 		if err == nil && pause != nil {
-			err = pause(time.Since(began))
+			err = pause()
 		}
 	}
 	if err != nil {

@@ -23,7 +23,9 @@ type Stats struct {
 	// Batches, their Records and bytes since the log was opened.
 	Batches, Records, BatchBytes uint64
 	// Queued requests, and for how long the writer has been at work on those
-	// that it took: how long the disk has been stuck (E8). 0 when idle.
+	// that it took: how long the disk has been stuck (E8). 0 when idle. Of a
+	// stepped log it counts from when the first of them was queued: the time of
+	// its disk is what passes before Step is called.
 	Queued int
 	Busy   time.Duration
 	// Times of write and sync of the last 1024 batches.
@@ -104,7 +106,7 @@ func (l *Log) Stats() Stats {
 		Queued: len(l.queue), Err: l.err,
 	}
 	if !l.busy.IsZero() {
-		s.Busy = time.Since(l.busy)
+		s.Busy = l.opts.Now().Sub(l.busy)
 	}
 	l.mu.Unlock()
 	if ready {

@@ -48,6 +48,8 @@ type survey struct {
 	// bytes that a power cut could still take (they may be there since a
 	// process died between its write and its sync).
 	reload bool
+	// stepped reads each segment when it is asked for, on no other goroutine.
+	stepped bool
 	// pace, unless nil, is asked before so many bytes are read.
 	pace func(bytes int) error
 	// only, unless nil, must match each header.
@@ -221,10 +223,15 @@ func (s *survey) ahead(sequence uint64) func() loaded {
 		buf, s.spare = s.spare[n-1], s.spare[:n-1]
 	}
 	done := make(chan loaded, 1)
-	go func() {
+	load := func() {
 		sc, crc, err := s.loadInto(sequence, buf)
 		done <- loaded{sc, crc, err}
-	}()
+	}
+	if s.stepped {
+		load()
+	} else {
+		go load()
+	}
 	return sync.OnceValue(func() loaded { return <-done })
 }
 

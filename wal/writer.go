@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
 	"github.com/holdfast-ha/holdfast/internal/vfs"
@@ -92,7 +91,7 @@ func (w *writer) flush(p *pick) {
 
 // write makes one batch durable, in the next segment when this one is full.
 func (w *writer) write(records []Record, data int64) error {
-	began := time.Now()
+	began := w.log.began()
 	if w.offset+batchSize(data)+sealBytes > int64(w.head.size) {
 		if err := w.rotate(); err != nil {
 			return w.log.fail(err)
@@ -107,7 +106,7 @@ func (w *writer) write(records []Record, data int64) error {
 		w.last = nextIndex(w.last, &records[i])
 		seg.maxIndex = max(seg.maxIndex, entryIndex(&records[i]))
 	}
-	took := time.Since(began)
+	took := w.log.opts.Now().Sub(began)
 	w.log.note(size, len(records), took)
 	w.publishStats()
 	if w.log.opts.OnSync != nil {
