@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -91,6 +92,7 @@ func (s Stage) String() string {
 type Data struct {
 	fs     vfs.FS
 	dir    string
+	pacing pacing
 	suffix string // of the names of its files: "" but for a set beside the one in use
 	lock   io.Closer
 	id     uint64
@@ -102,10 +104,27 @@ type Data struct {
 	reserve  reserve
 }
 
-// OpenData locks the directory, creating it if it is missing, and reads its
+// Options of a data directory. FS and Dir must be set.
+type Options struct {
+	FS  vfs.FS
+	Dir string
+	// Now and Sleep are what background work, the writing of snapshots and the
+	// scrub, measures itself by and pauses with for the sake of the disk. Sleep
+	// returns the error of a context that ends before. nil is time itself.
+	Now   func() time.Time
+	Sleep func(ctx context.Context, d time.Duration) error
+}
+
+// OpenData is OpenDataWith of a file system and a directory.
+func OpenData(fsys vfs.FS, dir string) (*Data, error) {
+	return OpenDataWith(Options{FS: fsys, Dir: dir})
+}
+
+// OpenDataWith locks the directory, creating it if it is missing, and reads its
 // identity. A directory seen for the first time gets its random raft id here,
 // synced before anything else uses it. Errors: ErrInUse; *DamageError.
-func OpenData(fsys vfs.FS, dir string) (*Data, error) {
+func OpenDataWith(o Options) (*Data, error) {
+	fsys, dir := o.FS, o.Dir
 	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
@@ -118,6 +137,7 @@ func OpenData(fsys vfs.FS, dir string) (*Data, error) {
 	}
 	d := newData(fsys, dir, "")
 	d.lock = lock
+	d.setPacing(o)
 	err = finishRecovery(fsys, dir)
 	if err == nil {
 		err = d.load()
@@ -129,7 +149,7 @@ func OpenData(fsys vfs.FS, dir string) (*Data, error) {
 }
 
 func newData(fsys vfs.FS, dir, suffix string) *Data {
-	d := &Data{fs: fsys, dir: dir, suffix: suffix, snaps: newSnapshots(fsys, dir)}
+	d := &Data{fs: fsys, dir: dir, pacing: realTime, suffix: suffix, snaps: newSnapshots(fsys, dir)}
 	d.snaps.dir = d.path(dirSnapshots)
 	return d
 }

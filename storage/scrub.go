@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 )
@@ -25,7 +24,7 @@ type ScrubReport struct {
 // it. What is released meanwhile is left out.
 func (d *Data) Scrub(ctx context.Context, bytesPerSecond int64) (ScrubReport, error) {
 	var report ScrubReport
-	p := &pacer{ctx: ctx, rate: bytesPerSecond, began: time.Now()}
+	p := &pacer{ctx: ctx, rate: bytesPerSecond, pacing: d.pacing, began: d.pacing.now()}
 	if err := d.scrubIdentity(); err != nil {
 		return report, err
 	}
@@ -100,28 +99,4 @@ func (s *Snapshots) scrubFile(meta SnapshotMeta, p *pacer) error {
 		}
 	}
 	return errors.Join(err, f.Close())
-}
-
-// pacer bounds a rate.
-type pacer struct {
-	ctx   context.Context
-	rate  int64 // bytes a second, 0 for no bound
-	began time.Time
-	bytes int64
-}
-
-// pace waits until so many bytes may be read.
-func (p *pacer) pace(bytes int) error {
-	if err := p.ctx.Err(); err != nil {
-		return err
-	}
-	p.bytes += int64(bytes)
-	if p.rate <= 0 {
-		return nil
-	}
-	due := time.Duration(float64(p.bytes) / float64(p.rate) * float64(time.Second))
-	if wait := due - time.Since(p.began); wait > 0 {
-		return sleep(p.ctx, wait)
-	}
-	return nil
 }

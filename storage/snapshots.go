@@ -31,8 +31,9 @@ const (
 // process that died before it, and goes at the next start; a record without its
 // file is damage.
 type Snapshots struct {
-	fs  vfs.FS
-	dir string
+	fs     vfs.FS
+	dir    string
+	pacing pacing
 
 	mu        sync.Mutex
 	cluster   [16]byte
@@ -44,7 +45,7 @@ type Snapshots struct {
 }
 
 func newSnapshots(fsys vfs.FS, dir string) *Snapshots {
-	return &Snapshots{fs: fsys, dir: filepath.Join(dir, dirSnapshots), files: map[uint64]SnapshotMeta{}}
+	return &Snapshots{fs: fsys, dir: filepath.Join(dir, dirSnapshots), pacing: realTime, files: map[uint64]SnapshotMeta{}}
 }
 
 // Snapshots returns the snapshots of this directory. It may be called at any
@@ -305,6 +306,7 @@ func (s *Snapshots) dropOld() error {
 			delete(s.files, index)
 		}
 	}
+	slices.Sort(drop)
 	kept, receiving := s.kept, s.receiving
 	s.mu.Unlock()
 	if !receiving {

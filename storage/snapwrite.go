@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/invariant"
 	"github.com/holdfast-ha/holdfast/internal/vfs"
@@ -70,7 +69,7 @@ func (s *Snapshots) writeFile(ctx context.Context, tmp string, f *Frozen) (Snaps
 		return SnapshotMeta{}, err
 	}
 	meta := SnapshotMeta{Cluster: f.Cluster(), Index: f.Index(), Term: f.Term(), Conf: f.Conf(), Hash: f.Hash()}
-	err = fill(ctx, file, f, &meta)
+	err = fill(ctx, file, s.pacing, f, &meta)
 	if err == nil {
 		err = verify(ctx, tmp, file, meta)
 	}
@@ -81,8 +80,8 @@ func (s *Snapshots) writeFile(ctx context.Context, tmp string, f *Frozen) (Snaps
 }
 
 // fill writes and syncs the file, and completes its meta.
-func fill(ctx context.Context, file vfs.File, f *Frozen, meta *SnapshotMeta) error {
-	out := &pieceWriter{ctx: ctx, file: file, buf: make([]byte, 0, snapPiece)}
+func fill(ctx context.Context, file vfs.File, pace pacing, f *Frozen, meta *SnapshotMeta) error {
+	out := &pieceWriter{ctx: ctx, file: file, pacing: pace, buf: make([]byte, 0, snapPiece)}
 	w, err := newSnapWriter(out, meta)
 	if err == nil {
 		err = f.Encode(w)
@@ -120,6 +119,7 @@ const snapPiece = 256 << 10
 type pieceWriter struct {
 	ctx    context.Context
 	file   vfs.File
+	pacing pacing
 	buf    []byte
 	offset int64
 }
@@ -139,14 +139,11 @@ func (p *pieceWriter) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// maxPause bounds what a stalled disk makes of a pause.
-const maxPause = 50 * time.Millisecond
-
 func (p *pieceWriter) flush() error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
-	began := time.Now()
+	began := p.pacing.now()
 	if _, err := p.file.WriteAt(p.buf, p.offset); err != nil {
 		return err
 	}
@@ -159,16 +156,5 @@ func (p *pieceWriter) flush() error {
 	if last {
 		return nil
 	}
-	return sleep(p.ctx, min(2*time.Since(began), maxPause))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return p.pacing.sleep(p.ctx, min(2*p.pacing.now().Sub(began), maxPause))
 }
