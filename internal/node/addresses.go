@@ -21,19 +21,8 @@ const maxAddressJobs = 256
 
 var errAddressesStuck = errors.New("changes of addresses are stuck in the kernel")
 
-func (w *worker) startAddresses() {
-	w.addressJobs = make(chan func(), maxAddressJobs)
-	w.jobs.Go(func() {
-		for f := range w.addressJobs {
-			f()
-		}
-	})
-}
-
 func (w *worker) addressJob(f func()) {
-	select {
-	case w.addressJobs <- f:
-	default:
+	if !w.addresses.Submit(f) {
 		w.fail(errAddressesStuck)
 	}
 }

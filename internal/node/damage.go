@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
@@ -61,7 +60,7 @@ func (w *worker) openData(now int64) error {
 
 func (w *worker) tryData(now int64) error {
 	var err error
-	if w.data, err = storage.OpenData(vfs.OS, w.cfg.Node.DataDir); err != nil {
+	if w.data, err = storage.OpenDataWith(w.dataOptions()); err != nil {
 		return err
 	}
 	w.rid, w.snaps = w.data.RaftID(), w.data.Snapshots()
@@ -77,14 +76,14 @@ func (w *worker) tryData(now int64) error {
 // setAside moves the raft files away and remembers what to tell the others.
 func (w *worker) setAside(cause, why string) error {
 	dir := w.cfg.Node.DataDir
-	sets, err := evidence(dir)
+	sets, err := evidence(w.host.FS, dir)
 	if err != nil {
 		return fmt.Errorf("set aside: %w", err)
 	}
 	if sets >= maxEvidence {
 		return fmt.Errorf("set aside: %d sets of damaged files are kept already: replace the disk, or remove %s/*%s*", sets, dir, storage.AsideMark)
 	}
-	moved, err := storage.SetAside(vfs.OS, dir, time.Now().UTC().Format("20060102T150405.000Z"))
+	moved, err := storage.SetAside(w.host.FS, dir, w.host.Wall().UTC().Format("20060102T150405.000Z"))
 	if err != nil {
 		return err
 	}
@@ -95,8 +94,8 @@ func (w *worker) setAside(cause, why string) error {
 }
 
 // evidence counts the sets of files that were set aside in a directory.
-func evidence(dir string) (int, error) {
-	names, err := vfs.OS.ReadDir(dir)
+func evidence(fsys vfs.FS, dir string) (int, error) {
+	names, err := fsys.ReadDir(dir)
 	if err != nil {
 		return 0, fmt.Errorf("look for what was set aside: %w", err)
 	}

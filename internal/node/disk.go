@@ -20,9 +20,11 @@ type disk struct {
 	why     string
 	slow    bool
 	next    int64
-	scrub   atomic.Pointer[scrubbed]
-	every   atomic.Int64 // distance of scrubs, ns
 	retryAt int64
+	// The last scrub that ended; one is under way; since when none is.
+	scrub      *scrubbed
+	scrubbing  bool
+	scrubbedAt int64
 	// reserved: the reserve file is there. A disk that was full counts as full
 	// until it is there again, else clients would use up what is for votes.
 	reserved atomic.Bool
@@ -59,7 +61,7 @@ func (w *worker) diskTurn(now int64) {
 		return
 	}
 	d.next = now + int64(diskEvery)
-	d.every.Store(int64(w.cfg.State.ScrubEvery))
+	w.scrubTurn(now)
 	stats := w.raftLog.Stats()
 	full := stats.Blocked != nil || d.full && !d.reserved.Load()
 	if full != d.full {
@@ -119,7 +121,7 @@ func (w *worker) diskFullChanged(now int64, blocked error) {
 	w.recordEvent(storage.Record{Kind: "disk", Node: w.selfName, Cause: "full", Detail: w.disk.why})
 	w.writes.refuse(now, errDiskFull)
 	w.disk.reserved.Store(false)
-	w.jobs.Go(func() {
+	w.host.Go(func() {
 		if err := w.data.ReleaseReserve(); err != nil {
 			w.mustPost(func(int64) { w.fail(fmt.Errorf("release reserve: %w", err)) })
 		}
@@ -130,35 +132,27 @@ func (w *worker) diskFullChanged(now int64, blocked error) {
 // noRoom tells whether an error of the disk goes away with more room.
 func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-// watchRot reads log and snapshot again and again, slowly. Damage ends the
+// scrubTurn reads log and snapshot again and again, slowly. Damage ends the
 // worker: the next start finds it too and takes the path of F2.
-func (w *worker) watchRot() {
-	w.disk.every.Store(int64(w.cfg.State.ScrubEvery))
-	w.jobs.Go(func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		last := time.Now()
-		for {
-			select {
-			case <-tick.C:
-			case <-w.stopCtx.Done():
-				return
-			}
-			every := time.Duration(w.disk.every.Load())
-			if every == 0 || time.Since(last) < every {
-				continue
-			}
-			last = time.Now()
-			report, err := w.data.Scrub(w.stopCtx, scrubRate)
+func (w *worker) scrubTurn(now int64) {
+	d, every := &w.disk, int64(w.cfg.State.ScrubEvery)
+	if every == 0 || d.scrubbing || now-d.scrubbedAt < every {
+		return
+	}
+	d.scrubbing = true
+	began := now
+	w.host.Go(func() {
+		report, err := w.data.Scrub(w.stopCtx, scrubRate)
+		w.mustPost(func(now int64) {
+			d.scrubbing, d.scrubbedAt = false, now
 			switch {
 			case errors.Is(err, context.Canceled):
-				return
 			case err != nil:
-				w.mustPost(func(int64) { w.fail(fmt.Errorf("scrub: %w", err)) })
-				return
+				w.fail(fmt.Errorf("scrub: %w", err))
+			default:
+				d.scrub = &scrubbed{at: w.host.Wall(), took: time.Duration(now - began)}
+				w.log.Debug("log and snapshot read again", "report", fmt.Sprintf("%+v", report))
 			}
-			w.disk.scrub.Store(&scrubbed{at: time.Now(), took: time.Since(last)})
-			w.log.Debug("log and snapshot read again", "report", fmt.Sprintf("%+v", report))
-		}
+		})
 	})
 }

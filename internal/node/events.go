@@ -116,7 +116,7 @@ func (w *worker) saveLastWords() {
 	}
 	text, err := json.Marshal(words)
 	if err == nil {
-		err = vfs.OS.WriteFile(filepath.Join(w.cfg.Node.RuntimeDir, lastWords), text, 0o600)
+		err = w.host.FS.WriteFile(filepath.Join(w.cfg.Node.RuntimeDir, lastWords), text, 0o600)
 	}
 	if err != nil {
 		w.log.Warn("last words not kept", "error", err)
@@ -126,7 +126,7 @@ func (w *worker) saveLastWords() {
 // readLastWords takes over what the worker before could not get committed.
 func (w *worker) readLastWords() {
 	file := filepath.Join(w.cfg.Node.RuntimeDir, lastWords)
-	text, err := vfs.ReadFile(vfs.OS, file, maxLastWords)
+	text, err := vfs.ReadFile(w.host.FS, file, maxLastWords)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -134,7 +134,7 @@ func (w *worker) readLastWords() {
 	if err == nil {
 		err = json.Unmarshal(text, &words)
 	}
-	if err = errors.Join(err, vfs.OS.Remove(file)); err != nil {
+	if err = errors.Join(err, w.host.FS.Remove(file)); err != nil {
 		w.log.Warn("last words of the worker before not read", "error", err)
 	}
 	for _, r := range words {

@@ -3,12 +3,14 @@ package node
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/control"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
 	"github.com/holdfast-ha/holdfast/storage/kv"
 	"github.com/holdfast-ha/holdfast/wal"
@@ -19,7 +21,7 @@ func quiet() *worker {
 	log := slog.New(slog.DiscardHandler)
 	return &worker{
 		cfg: &config.Config{}, log: log, limited: newLimitedLogger(log), selfName: "gw1",
-		peers: map[string]*peer{}, replies: map[string][]byte{}, writes: newWrites(),
+		peers: map[string]*peer{}, replies: map[string][]byte{}, writes: newWrites(rand.Uint64()),
 	}
 }
 
@@ -34,7 +36,7 @@ func (q *writes) waitsFor(put func(write)) *[]*control.Error {
 // An answer that a leader owes to a worker that died must not be taken for the
 // answer to a write of the worker after it.
 func TestAnswersToTheWorkerBeforeMatchNothing(t *testing.T) {
-	before, w, leader := newWrites(), quiet(), quiet()
+	before, w, leader := newWrites(rand.Uint64()), quiet(), quiet()
 	got := w.writes.waitsFor(func(one write) { w.writes.away[w.writes.lastID+1] = one })
 	w.writes.awayTo = "gw2"
 	leader.replyWrite("gw1", before.lastID+1, kv.Result{Code: kv.OK, Rev: 7}, nil)
@@ -105,7 +107,7 @@ func TestSetAsideDataIsNotForgotten(t *testing.T) {
 	w := quiet()
 	dir := t.TempDir()
 	for i, name := range []string{"wal" + storage.AsideMark + "1", "raft-id" + storage.AsideMark + "1", "wal" + storage.AsideMark + "2", "promise"} {
-		if n, err := evidence(dir); err != nil || n != (i+1)/2 {
+		if n, err := evidence(vfs.OS, dir); err != nil || n != (i+1)/2 {
 			t.Fatalf("%d sets before %s, %v", n, name, err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {

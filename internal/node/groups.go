@@ -325,7 +325,7 @@ func (w *worker) releaseAll(now int64, why string) {
 	if len(waiting) == 0 {
 		return
 	}
-	time.Sleep(2 * tenure.NoteDelay)
+	w.host.Sleep(2 * tenure.NoteDelay)
 	for _, g := range waiting {
 		w.carryOut(w.clk.Boottime(), g, g.tenure.Tick(w.clk.Boottime()))
 	}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"slices"
-	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/placement"
 	"github.com/holdfast-ha/holdfast/internal/quorum"
@@ -127,7 +126,7 @@ func (w *worker) place(now int64) {
 // proposeCommand proposes what the leader does by itself; nobody waits for it
 // by its index, but for writes, which look it up.
 func (w *worker) proposeCommand(now int64, op storage.Op) error {
-	data, err := storage.Command{At: time.Now().UnixNano(), Op: op}.Encode()
+	data, err := storage.Command{At: w.host.Wall().UnixNano(), Op: op}.Encode()
 	if err != nil {
 		return err
 	}
@@ -138,7 +137,7 @@ func (w *worker) proposeCommand(now int64, op storage.Op) error {
 // beat. A new leader calls it from within the turn that makes it one (E5).
 func (w *worker) decide(now int64) []storage.Command {
 	var out []storage.Command
-	at := time.Now().UnixNano()
+	at := w.host.Wall().UnixNano()
 	for _, a := range w.tracker.Decide(now, w.views(now), w.raft.Status(now).Commit) {
 		w.log.Info("placement", "action", a.Kind.String(), "node", w.nameOf(a.Node), "group", a.Group, "epoch", a.Epoch, "cause", a.Cause)
 		switch a.Kind {

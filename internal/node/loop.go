@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/guard"
+	"github.com/holdfast-ha/holdfast/internal/quorum"
 	"github.com/holdfast-ha/holdfast/storage"
 	"github.com/holdfast-ha/holdfast/vip"
 )
@@ -50,15 +52,17 @@ func (w *worker) loop(ctx context.Context) error {
 	events := w.link.Events()
 	w.lastTurn = w.clk.Boottime()
 	for w.exit == nil {
+		durable, failed := w.diskNews()
 		select {
 		case f := <-w.inbox:
 			w.drained = append(w.drained, f)
+		case c := <-durable:
+			w.drained = append(w.drained, w.persisted(c))
+		case <-failed:
+			w.drained = append(w.drained, w.logFailed)
 		case e, ok := <-events:
 			if !ok {
-				// The guard is gone: nobody would close for us (DESIGN 2).
-				w.releaseAll(w.clk.Boottime(), "guard gone")
-				w.sayOver()
-				return w.finish(errGuardGone)
+				return w.guardGone()
 			}
 			w.guardEvent(w.clk.Boottime(), e)
 		case <-ctx.Done():
@@ -66,13 +70,44 @@ func (w *worker) loop(ctx context.Context) error {
 			ctx = context.WithoutCancel(ctx)
 		case <-timer.C:
 		}
-		w.drain()
-		now := w.clk.Boottime()
-		w.turn(now)
-		timer.Reset(w.nextWake(w.clk.Boottime()))
+		timer.Reset(w.step())
 	}
 	return w.finish(*w.exit)
 }
+
+// guardGone: nobody would close for us any more (DESIGN 2).
+func (w *worker) guardGone() error {
+	w.releaseAll(w.clk.Boottime(), "guard gone")
+	w.sayOver()
+	return w.finish(errGuardGone)
+}
+
+// step takes what has come, does one turn, and returns how long the loop may
+// sleep.
+func (w *worker) step() time.Duration {
+	w.drain()
+	w.turn(w.clk.Boottime())
+	return w.nextWake(w.clk.Boottime())
+}
+
+// diskNews are the channels on which the log says that a write has ended, or
+// that it has failed; nil before the founding.
+func (w *worker) diskNews() (durable <-chan quorum.Completion, failed <-chan struct{}) {
+	if w.raft == nil {
+		return nil, nil
+	}
+	return w.raft.Durable(), w.raftLog.Failed()
+}
+
+func (w *worker) persisted(c quorum.Completion) work {
+	return func(now int64) {
+		if err := w.raft.Persisted(now, c); err != nil {
+			w.fail(err)
+		}
+	}
+}
+
+func (w *worker) logFailed(int64) { w.fail(fmt.Errorf("log: %w", w.raftLog.Err())) }
 
 // drain takes all the work that has come, so that timers are judged after the
 // news and not before (E7), but no more than one inbox of it. The clock is read
@@ -80,6 +115,10 @@ func (w *worker) loop(ctx context.Context) error {
 func (w *worker) drain() {
 	for n := min(len(w.inbox), inboxSize); n > 0; n-- {
 		w.drained = append(w.drained, <-w.inbox)
+	}
+	durable, _ := w.diskNews()
+	for n := len(durable); n > 0; n-- {
+		w.drained = append(w.drained, w.persisted(<-durable))
 	}
 	now := w.clk.Boottime()
 	for i, f := range w.drained {

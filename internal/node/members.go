@@ -147,7 +147,7 @@ func (w *worker) membersTurn(now int64) {
 }
 
 func (w *worker) proposeChange(now int64, c membership.Change) {
-	command := storage.Command{At: time.Now().UnixNano(), Actor: w.memberActor(c)}
+	command := storage.Command{At: w.host.Wall().UnixNano(), Actor: w.memberActor(c)}
 	kind := raftpb.ConfChangeRemoveNode
 	switch c.Kind {
 	case membership.AddLearner:

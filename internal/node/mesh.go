@@ -46,19 +46,11 @@ func meshMembers(c *config.Config) []transport.Member {
 
 func (w *worker) openMesh() error {
 	var err error
-	w.mesh, err = transport.New(transport.Config{
+	w.mesh, err = w.host.Mesh(transport.Config{
 		Self: w.selfName, Key: w.key, Members: meshMembers(w.cfg), Hello: w.hello, Handler: inlet{w},
 		NoteSize: lease.NoteSize, Logger: w.log, PingInterval: pingInterval,
 	})
-	if err != nil {
-		return err
-	}
-	w.jobs.Go(func() {
-		if err := w.mesh.Run(w.stopCtx); err != nil && !errors.Is(err, transport.ErrClosed) {
-			w.post(func(int64) { w.fail(err) })
-		}
-	})
-	return nil
+	return err
 }
 
 // inlet passes what arrives on to the loop; it runs on transport's goroutines.

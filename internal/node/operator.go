@@ -250,7 +250,7 @@ type proposal struct {
 
 // propose proposes op and calls applied once it was.
 func (w *worker) propose(now int64, actor string, op storage.Op, applied func(int64, uint64, string), done func(int64, reply)) {
-	data, err := storage.Command{At: time.Now().UnixNano(), Actor: actor, Op: op}.Encode()
+	data, err := storage.Command{At: w.host.Wall().UnixNano(), Actor: actor, Op: op}.Encode()
 	if err != nil {
 		done(now, reply{Error: &control.Error{Code: control.Invalid, Message: err.Error()}})
 		return

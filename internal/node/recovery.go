@@ -8,7 +8,6 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/status"
 	"github.com/holdfast-ha/holdfast/internal/transport"
-	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
 )
 
@@ -21,7 +20,7 @@ const recoverHint = "holdfast recover inspect on every member shows who has the 
 
 // learnEvidence looks for data that were set aside here.
 func (w *worker) learnEvidence() (err error) {
-	w.evidence, err = storage.Labels(vfs.OS, w.cfg.Node.DataDir)
+	w.evidence, err = storage.Labels(w.host.FS, w.cfg.Node.DataDir)
 	w.hadData = len(w.evidence) > 0
 	return err
 }

@@ -52,7 +52,7 @@ func (w *worker) reading() (status.Report, time.Time) {
 
 func (w *worker) reading1(now int64) status.Report {
 	r := status.Report{
-		AsOf: time.Now(), Version: w.version, Cluster: w.cfg.Cluster, Node: w.selfName,
+		AsOf: w.host.Wall(), Version: w.version, Cluster: w.cfg.Cluster, Node: w.selfName,
 		Role: w.role(), StartedAt: w.started,
 		Timing: status.Timing{
 			Profile: w.cfg.Timing.Profile, BeatMs: millis(w.timing.Beat), PromiseMs: millis(w.timing.Promise),
@@ -196,7 +196,7 @@ func (w *worker) reportRaft(now int64, r *status.Report) {
 	if p := w.view.Load(); p != nil {
 		r.State.Bytes, r.State.Keys, r.State.Revision = p.view.Bytes(), p.view.Keys(), p.view.Rev()
 	}
-	if scrub := w.disk.scrub.Load(); scrub != nil {
+	if scrub := w.disk.scrub; scrub != nil {
 		r.State.Scrubbed = scrub.at.UTC().Format(time.RFC3339)
 	}
 	r.State.Audit, _ = w.state.Trail().Head()

@@ -106,7 +106,7 @@ func (w *worker) shipActs(now int64, acts []ship.Action) {
 		case ship.Release:
 			file := s.files[a.Transfer]
 			delete(s.files, a.Transfer)
-			w.jobs.Go(func() {
+			w.host.Go(func() {
 				if err := file.Close(); err != nil {
 					w.log.Warn("close snapshot", "error", err)
 				}
@@ -128,7 +128,7 @@ func (w *worker) shipActs(now int64, acts []ship.Action) {
 
 func (w *worker) shipRead(a ship.Action) {
 	file := w.shipping.files[a.Transfer]
-	w.jobs.Go(func() {
+	w.host.Go(func() {
 		b := make([]byte, a.Length)
 		_, err := file.ReadAt(b, a.Offset)
 		w.mustPost(func(now int64) {
@@ -145,7 +145,7 @@ func (w *worker) shipRead(a ship.Action) {
 func (w *worker) shipStore(a ship.Action) {
 	s := w.shipping
 	incoming, cluster := s.incoming, w.notes.cluster
-	w.jobs.Go(func() {
+	w.host.Go(func() {
 		var res ship.Result
 		var opened *storage.Receiver
 		var state *storage.State

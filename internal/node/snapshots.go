@@ -37,7 +37,7 @@ func (w *worker) snapshotTurn(now int64) {
 	}
 	w.snapshotting = true
 	frozen := w.state.Freeze()
-	w.jobs.Go(func() {
+	w.host.Go(func() {
 		meta, err := w.snaps.Write(w.stopCtx, frozen)
 		w.mustPost(func(now int64) { w.snapshotDone(now, meta, err) })
 	})
@@ -81,7 +81,7 @@ func (w *worker) snapshotDone(now int64, meta storage.SnapshotMeta, err error) {
 // releaseLog drops what the log does not need any more, beside the loop: it
 // waits for the writer.
 func (w *worker) releaseLog(release func() error) {
-	w.jobs.Go(func() {
+	w.host.Go(func() {
 		if err := release(); err != nil {
 			w.mustPost(func(int64) { w.fail(fmt.Errorf("release log: %w", err)) })
 		}

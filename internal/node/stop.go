@@ -158,7 +158,7 @@ func (w *worker) sayOver() {
 	if w.raft == nil || w.exitError() != nil {
 		return
 	}
-	time.Sleep(tenure.NoteDelay) // counted from the last close, whichever it was
+	w.host.Sleep(tenure.NoteDelay) // counted from the last close, whichever it was
 	over := w.overNote()
 	w.mesh.SendNote(over[:])
 }

@@ -10,9 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,7 +18,6 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/clock"
 	"github.com/holdfast-ha/holdfast/internal/config"
-	"github.com/holdfast-ha/holdfast/internal/control"
 	"github.com/holdfast-ha/holdfast/internal/guard"
 	"github.com/holdfast-ha/holdfast/internal/hooks"
 	"github.com/holdfast-ha/holdfast/internal/lease"
@@ -34,21 +31,6 @@ import (
 	"github.com/holdfast-ha/holdfast/vip"
 	"github.com/holdfast-ha/holdfast/wal"
 )
-
-// Options of a worker.
-type Options struct {
-	Config *config.Config
-	// Source is the file that a reload reads; Config came from a copy of it.
-	Source      string
-	Incarnation uint64
-	// GateFiles is how many descriptors of gate maps are inherited, from guard.GateFD on.
-	GateFiles int
-	GateMode  string
-	Version   string
-	Logger    *slog.Logger
-	// Level changes with a reload; may be nil.
-	Level *slog.LevelVar
-}
 
 // worker is the state of the loop, and belongs to it; what other goroutines
 // touch says so.
@@ -67,14 +49,14 @@ type worker struct {
 	rid, inc uint64
 	started  time.Time
 	// stopCtx ends with the worker: every goroutine's life is bounded by it.
-	stopCtx   context.Context
-	gateFiles int
+	stopCtx context.Context
 
-	link   *guard.Link
-	gate   *netfence.Gate // nil on a witness, which never holds
-	vips   *vip.Manager   // nil on a witness
-	mesh   *transport.Transport
-	hooks  *hooks.Runner
+	host   Host
+	link   Link
+	gate   Gate // nil on a witness, which never holds
+	vips   VIPs // nil on a witness
+	mesh   Mesh
+	hooks  Hooks
 	data   *storage.Data
 	peers  map[string]*peer
 	ifaces *interfaces
@@ -97,7 +79,7 @@ type worker struct {
 	leaving      []*group
 	forwarding   map[int]uint16
 	addressFault map[uint16]addressFault
-	addressJobs  chan func() // to the one goroutine that sets and removes
+	addresses    Queue // of what sets and removes
 	present      map[netip.Addr]bool
 	// committedVIPs and their groups; gated has those in the gate's table,
 	// which are more while removals run.
@@ -169,7 +151,8 @@ type worker struct {
 
 	stopping bool
 	stopped  stopState
-	exit     *error // set once: why the loop ends
+	cancel   context.CancelFunc // of stopCtx
+	exit     *error             // set once: why the loop ends
 
 	drained []work // taken from the inbox, of this turn
 
@@ -201,15 +184,11 @@ type worker struct {
 // maxBackground bounds the short jobs that run beside the loop.
 const maxBackground = 32
 
-// Run is the worker process from start to exit. It returns nil after a planned
-// stop. An error that wraps wal.ErrCorrupt or is a *storage.DamageError means
-// that the data directory failed an integrity check at the start, and that
-// another start would find no better one.
-func Run(ctx context.Context, o Options) error {
+func newWorker(ctx context.Context, o Options) *worker {
 	w := &worker{
 		cfg: o.Config, source: o.Source, version: o.Version, log: o.Logger, level: o.Level,
-		limited: newLimitedLogger(o.Logger), clk: clock.System{}, timing: o.Config.Timing.Timing,
-		self: o.Config.Self(), selfName: o.Config.Node.Name, inc: o.Incarnation, started: time.Now(),
+		limited: newLimitedLogger(o.Logger), timing: o.Config.Timing.Timing,
+		self: o.Config.Self(), selfName: o.Config.Node.Name, inc: o.Incarnation,
 		hangLimit:    guard.HangLimit(o.Config.Timing.Promise),
 		peers:        map[string]*peer{},
 		forwarding:   map[int]uint16{},
@@ -220,9 +199,7 @@ func Run(ctx context.Context, o Options) error {
 		refusals:     map[lease.RefusalReason]uint64{},
 		moves:        newMoves(),
 		asks:         map[uint64]waiting{},
-		askID:        rand.Uint64(), // as of writes
 		proposals:    map[uint64]proposal{},
-		writes:       newWrites(),
 		reads:        newReads(),
 		replies:      map[string][]byte{},
 		earlyHashes:  map[string]earlyHash{},
@@ -236,40 +213,20 @@ func Run(ctx context.Context, o Options) error {
 			w.peers[m.Name] = &peer{member: m}
 		}
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	w.stopCtx, w.gateFiles, w.gateMode = run, o.GateFiles, o.GateMode
+	w.stopCtx, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	w.bucketsChanged()
-	link, err := guard.NewLink()
-	if err != nil {
-		return err
-	}
-	w.link = link
-	defer link.Close()
-	if err := w.open(); err != nil {
-		w.close(cancel)
-		return err
-	}
-	err = repairable(w.loop(ctx))
-	w.close(cancel)
-	if w.keptWrong != nil {
-		return w.keptWrong // another start would vote with a state that is wrong
-	}
-	return err
+	return w
 }
 
-// open opens everything in the order in which it depends on each other.
-func (w *worker) open() error {
-	var err error
-	if w.key, err = transport.LoadKey(w.cfg.Node.KeyFile); err != nil {
-		return err
-	}
-	if err := w.takeGate(); err != nil {
-		return err
+// open opens everything that the loop needs, in the order in which it depends
+// on each other.
+func (w *worker) open(h Host) error {
+	w.take(h)
+	if w.gate != nil && w.gate.Incarnation() != w.inc {
+		return fmt.Errorf("the guard's number is %d, this worker's %d: it was replaced already", w.gate.Incarnation(), w.inc)
 	}
 	w.ifaces = newInterfaces(w.readInterface)
-	w.hooks = hooks.New(w.log, hooksOf(w.cfg))
-	w.startAddresses()
+	w.addresses = h.Queue(maxAddressJobs)
 	w.readLastWords()
 	if err := w.openData(w.clk.Boottime()); err != nil {
 		return err
@@ -278,38 +235,20 @@ func (w *worker) open() error {
 	if err := w.openMesh(); err != nil {
 		return err
 	}
-	if err := w.openPorts(); err != nil {
-		return err
-	}
 	w.publish(w.clk.Boottime())
-	return w.watch()
+	return nil
 }
 
-// takeGate takes over the gate's maps from the guard. Only a gateway has any.
-func (w *worker) takeGate() error {
-	if w.self.Role == config.Witness {
+// take makes the host this worker's.
+func (w *worker) take(h Host) {
+	w.host = h
+	w.clk, w.key, w.link, w.gate, w.vips, w.hooks = h.Clock, h.Key, h.Link, h.Gate, h.VIPs, h.Hooks
+	w.started = h.Wall()
+	w.askID = h.Random.Uint64() // as of writes
+	w.writes = newWrites(h.Random.Uint64())
+	if w.gate == nil {
 		w.gateMode = status.GateNone
-		return nil
 	}
-	var files []*os.File
-	for i := range w.gateFiles {
-		files = append(files, os.NewFile(uintptr(guard.GateFD+i), "gate"))
-	}
-	gate, err := netfence.OpenGate(files)
-	for _, f := range files {
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		return err
-	}
-	w.gate = gate
-	if gate.Incarnation() != w.inc {
-		return fmt.Errorf("the guard's number is %d, this worker's %d: it was replaced already", gate.Incarnation(), w.inc)
-	}
-	if w.vips, err = vip.New(); err != nil {
-		return err
-	}
-	return nil
 }
 
 func (w *worker) readInterface(name string) (vip.Interface, error) {
@@ -323,7 +262,7 @@ func (w *worker) readInterface(name string) (vip.Interface, error) {
 // counts members. It is called at the start, or at the founding.
 func (w *worker) startRaft(now int64) error {
 	var err error
-	if w.raftLog, w.state, w.recovery, err = w.data.OpenLog(storage.LogOptions{Logger: w.log, OnSync: w.synced}); err != nil {
+	if w.raftLog, w.state, w.recovery, err = w.data.OpenLog(w.logOptions()); err != nil {
 		return err
 	}
 	verdict := strings.ToLower(w.recovery.Verdict.String())
@@ -343,7 +282,7 @@ func (w *worker) startRaft(now int64) error {
 	w.raft, err = quorum.New(now, quorum.Config{
 		ID: w.rid, Incarnation: w.inc, Log: w.raftLog, Members: w.state.Members(),
 		Beat: w.timing.Beat, Promise: w.timing.Promise, Lease: w.timing.Lease,
-		OnLead: w.onLead, Random: func(n int64) int64 { return rand.Int64N(n) }, Logger: w.log,
+		OnLead: w.onLead, Random: w.host.Random.Int64N, Logger: w.log,
 	})
 	if err != nil {
 		return err
@@ -355,8 +294,7 @@ func (w *worker) startRaft(now int64) error {
 	w.grantFrom = s.LastIndex
 	w.members = memberships{planner: membership.New(w.timing.Promise)}
 	w.shipping = newShipping(w.state.Cluster(), w.appliedIndex())
-	w.watchDisk()
-	w.watchRot()
+	w.disk.scrubbedAt = now
 	w.membershipChanged()
 	w.groupsChanged(now)
 	w.adoptAssignments(now)
@@ -452,53 +390,6 @@ func (w *worker) testify() {
 	}
 }
 
-// watch starts the goroutines that bring the loop news of the kernel and the
-// disk. All end with stopCtx.
-func (w *worker) watch() error {
-	if w.vips == nil {
-		return nil
-	}
-	events, err := w.vips.Watch(w.stopCtx)
-	if err != nil {
-		return err
-	}
-	w.jobs.Go(func() {
-		for e := range events {
-			w.mustPost(func(now int64) { w.vipEvent(now, e) })
-		}
-	})
-	w.jobs.Go(func() {
-		if err := w.gate.Events(w.stopCtx, func(e netfence.Event) {
-			w.post(func(now int64) { w.gateEvent(now, e) })
-		}); err != nil {
-			w.log.Error("gate events end", "error", err)
-		}
-	})
-	return nil
-}
-
-// watchDisk brings the ends of writes to the loop.
-func (w *worker) watchDisk() {
-	durable := w.raft.Durable()
-	w.jobs.Go(func() {
-		for {
-			select {
-			case c := <-durable:
-				w.mustPost(func(now int64) {
-					if err := w.raft.Persisted(now, c); err != nil {
-						w.fail(err)
-					}
-				})
-			case <-w.raftLog.Failed():
-				w.mustPost(func(int64) { w.fail(fmt.Errorf("log: %w", w.raftLog.Err())) })
-				return
-			case <-w.stopCtx.Done():
-				return
-			}
-		}
-	})
-}
-
 // gateEvent: somebody else claims one of our addresses.
 func (w *worker) gateEvent(now int64, e netfence.Event) {
 	g := w.groupByID(e.Group)
@@ -521,7 +412,7 @@ func (w *worker) gateEvent(now int64, e netfence.Event) {
 func (w *worker) background(f func()) {
 	select {
 	case w.slots <- struct{}{}:
-		w.jobs.Go(func() {
+		w.host.Go(func() {
 			defer func() { <-w.slots }()
 			f()
 		})
@@ -530,8 +421,8 @@ func (w *worker) background(f func()) {
 	}
 }
 
-// close ends what open opened, in reverse.
-func (w *worker) close(cancel context.CancelFunc) {
+// close ends what was opened, in reverse.
+func (w *worker) close() {
 	if w.hooks != nil {
 		wait := 2 * time.Second
 		if w.exitError() != nil {
@@ -539,9 +430,9 @@ func (w *worker) close(cancel context.CancelFunc) {
 		}
 		w.hooks.Close(wait)
 	}
-	cancel()
-	if w.addressJobs != nil {
-		close(w.addressJobs) // what was given is still done
+	w.cancel()
+	if w.addresses != nil {
+		w.addresses.Close()
 	}
 	var errs []error
 	if w.mesh != nil {
@@ -607,18 +498,4 @@ func (w *worker) peerByID(node uint64) *peer {
 		}
 	}
 	return nil
-}
-
-// openPorts serves the control socket and the status port.
-func (w *worker) openPorts() error {
-	server, err := control.Listen(control.Options{Path: w.cfg.SocketPath(), Backend: backend{w}, Logger: w.log})
-	if err != nil {
-		return err
-	}
-	w.jobs.Go(func() {
-		if err := server.Run(w.stopCtx); err != nil {
-			w.log.Error("control socket ends", "error", err)
-		}
-	})
-	return w.openStatus(w.cfg.Status.Listen)
 }

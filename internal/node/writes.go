@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/control"
@@ -64,8 +63,8 @@ type answered struct {
 	res kv.Result
 }
 
-func newWrites() *writes {
-	return &writes{flight: map[uint64]flight{}, away: map[uint64]write{}, lastID: rand.Uint64()}
+func newWrites(lastID uint64) *writes {
+	return &writes{flight: map[uint64]flight{}, away: map[uint64]write{}, lastID: lastID}
 }
 
 func (q *writes) finish(now int64, w write, res kv.Result, err *control.Error) {
@@ -421,7 +420,7 @@ func (w *worker) committedClock(now int64) int64 {
 func (w *worker) startClock(now int64) {
 	w.clockBase, w.clockAt = w.state.Buckets().Clock(), now
 	if w.clockBase == 0 {
-		w.clockBase = time.Now().UnixNano()
+		w.clockBase = w.host.Wall().UnixNano()
 	}
 }
 
