@@ -72,7 +72,7 @@ func (w *worker) diskTurn(now int64) {
 		d.retryAt = now + int64(reserveRetry)
 		// Beside the loop: a disk may take its time.
 		w.background(func() {
-			if err := w.data.Reserve(reserveBytes); err != nil {
+			if err := w.data.Reserve(w.reserveBytes()); err != nil {
 				w.limited.Warn("no room for the reserve file", "error", err)
 				return
 			}

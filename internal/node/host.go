@@ -58,6 +58,8 @@ type Steps struct {
 	Now func() time.Time
 	// SegmentBytes is the length of a segment of the log, 0 for the usual one.
 	SegmentBytes int64
+	// ReserveBytes is the length of the reserve file, 0 for the usual one.
+	ReserveBytes int64
 	// Pause stands for the pauses that background work makes for the sake of
 	// a busy disk.
 	Pause func(context.Context, time.Duration) error

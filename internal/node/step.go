@@ -195,6 +195,13 @@ func (w *worker) logOptions() storage.LogOptions {
 	return o
 }
 
+func (w *worker) reserveBytes() int64 {
+	if s := w.host.Steps; s != nil && s.ReserveBytes != 0 {
+		return s.ReserveBytes
+	}
+	return reserveBytes
+}
+
 func (w *worker) dataOptions() storage.Options {
 	o := storage.Options{FS: w.host.FS, Dir: w.cfg.Node.DataDir}
 	if s := w.host.Steps; s != nil {

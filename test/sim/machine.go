@@ -92,7 +92,7 @@ func StartMachine(cfg *config.Config, key ed25519.PrivateKey, incarnation uint64
 		Link: e.Link, Gate: e.Gate, VIPs: e.VIPs, Hooks: noHooks{}, Mesh: e.Mesh, Go: e.Go,
 		Queue: func(int) node.Queue { return queue(e.Queue()) },
 		Steps: &node.Steps{
-			LogWork: e.LogWork, Now: e.Now, SegmentBytes: segmentBytes,
+			LogWork: e.LogWork, Now: e.Now, SegmentBytes: segmentBytes, ReserveBytes: segmentBytes,
 			Pause: func(context.Context, time.Duration) error { return nil },
 		},
 	}
