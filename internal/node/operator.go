@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/control"
@@ -158,14 +160,14 @@ func (w *worker) takeAsk(now int64, from string, raw []byte) {
 
 // expireAsks gives up on answers that did not come: the outcome is unknown.
 func (w *worker) expireAsks(now int64) {
-	for id, a := range w.asks {
-		if now > a.until {
+	for _, id := range slices.Sorted(maps.Keys(w.asks)) {
+		if a := w.asks[id]; now > a.until {
 			delete(w.asks, id)
 			a.done(now, reply{Error: &control.Error{Code: control.Timeout, Message: "the leader did not answer: the outcome is unknown", Hint: "holdfast status"}})
 		}
 	}
-	for index, p := range w.proposals {
-		if now > p.until {
+	for _, index := range slices.Sorted(maps.Keys(w.proposals)) {
+		if p := w.proposals[index]; now > p.until {
 			delete(w.proposals, index)
 			p.done(now, reply{Error: &control.Error{Code: control.Timeout, Message: "not committed in time: the outcome is unknown", Hint: "holdfast status"}})
 		}

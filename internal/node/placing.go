@@ -60,7 +60,7 @@ func (w *worker) placeVIPs() {
 	if w.self.Role == config.Witness {
 		return // it has neither VIP interface nor gate to keep
 	}
-	for addr := range w.gated {
+	for _, addr := range slices.SortedFunc(maps.Keys(w.gated), netip.Addr.Compare) {
 		if _, ok := committed[addr]; !ok {
 			w.gated[addr] = retiredGroup // closed from here on, whoever holds what
 			w.retire(addr)

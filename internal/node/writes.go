@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/control"
@@ -239,14 +241,14 @@ func (w *worker) expireWrites(now int64) {
 		}
 	}
 	q.pending = kept
-	for id, one := range q.away {
-		if now > one.until {
+	for _, id := range slices.Sorted(maps.Keys(q.away)) {
+		if one := q.away[id]; now > one.until {
 			delete(q.away, id)
 			q.finish(now, one, kv.Result{}, errUnknown)
 		}
 	}
-	for index, f := range q.flight {
-		if len(f.writes) > 0 && now > f.writes[0].until {
+	for _, index := range slices.Sorted(maps.Keys(q.flight)) {
+		if f := q.flight[index]; len(f.writes) > 0 && now > f.writes[0].until {
 			delete(q.flight, index)
 			q.lose(now, f, errUnknown)
 		}
@@ -258,7 +260,8 @@ func (w *worker) expireWrites(now int64) {
 func (w *worker) loseAway(now int64) {
 	q := w.writes
 	q.awayTo = ""
-	for id, one := range q.away {
+	for _, id := range slices.Sorted(maps.Keys(q.away)) {
+		one := q.away[id]
 		delete(q.away, id)
 		q.finish(now, one, kv.Result{}, errUnknown)
 	}
