@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ type Fault struct {
 	undo    func() error
 	undoErr error
 	dropped func() (int64, error)
+	relayed RelayCount
 }
 
 // Undo mends the fault. Later calls do nothing and return the same error.
@@ -149,7 +151,15 @@ func (l *Lab) chainPackets(chain string) (int64, error) {
 	return sum, nil
 }
 
-func set(ports []string) string { return `{ "` + strings.Join(ports, `", "`) + `" }` }
+// set is the nftables set of the ports of some cables on the bridge: a relay,
+// where there is one, has a device of its own there.
+func set(ports []string) string {
+	var all []string
+	for _, p := range ports {
+		all = append(all, strconv.Quote(p), strconv.Quote(bridgeEnd(p)))
+	}
+	return "{ " + strings.Join(all, ", ") + " }"
+}
 
 // Cut cuts cables silently: no frame passes, yet both ends see a live cable,
 // as when a switch in between has died. where is "gw1" for every port of that

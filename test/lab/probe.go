@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +34,10 @@ type ProbeOptions struct {
 	// thousand times a second answers every millisecond, and no move there and
 	// back is as quick: a legitimate one must not look like two owners.
 	Merge time.Duration
+	// Strangers are nodes that claim the address without a right to it, such
+	// as the thief of Steal. What leaves by their ports is not looked at, and
+	// their answers to the client are only counted.
+	Strangers []string
 }
 
 func (o *ProbeOptions) fill() error {
@@ -62,9 +68,11 @@ type Probe struct {
 	lab     *Lab
 	options ProbeOptions
 	names   names
-	proc    *Proc
-	stdin   io.WriteCloser
-	read    chan struct{} // closed when the process has closed its output
+	// strangers are MACs whose answers do not count.
+	strangers [][6]byte
+	proc      *Proc
+	stdin     io.WriteCloser
+	read      chan struct{} // closed when the process has closed its output
 
 	mu     sync.Mutex
 	owner  sender
@@ -120,6 +128,7 @@ func (l *Lab) StartProbe(o ProbeOptions) (*Probe, error) {
 	orders := probeOrders{
 		Question: question(o.Target, nic.MAC, from), MAC: [6]byte(nic.MAC),
 		Interval: int64(time.Second) / int64(o.Rate), GapOver: o.GapOver, Merge: o.Merge,
+		Strangers: p.strangers, Ports: slices.Collect(maps.Keys(p.names.ports)),
 	}
 	if err := p.launch(files, orders); err != nil {
 		return nil, fmt.Errorf("start probe: %w", err)
@@ -162,11 +171,11 @@ func (p *Probe) openSockets(nic NIC) ([]*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find client's interface: %w", err)
 	}
-	bridges, err := p.learnNames()
+	skip, err := p.learnNames()
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(open(p.options.Client, link.Attrs().Index, nil), open(Lan, 0, bridges)); err != nil {
+	if err := errors.Join(open(p.options.Client, link.Attrs().Index, nil), open(Lan, 0, skip)); err != nil {
 		closeAll(files)
 		return nil, err
 	}
@@ -174,14 +183,19 @@ func (p *Probe) openSockets(nic NIC) ([]*os.File, error) {
 }
 
 // learnNames fills the names of ports and MACs, and returns the interfaces of
-// the lan namespace that are no ports: the bridges show frames a second time.
-func (p *Probe) learnNames() (bridges []int, err error) {
+// the lan namespace that are no ports, since bridges and relays show frames a
+// second time, and those of strangers.
+func (p *Probe) learnNames() (skip []int, err error) {
 	p.names = names{ports: map[int]string{}, macs: map[[6]byte]string{}}
 	byPort := map[string]string{}
 	for _, n := range p.lab.nodes {
 		for _, c := range n.NICs {
-			byPort[c.Port] = n.Name
 			p.names.macs[[6]byte(c.MAC)] = n.Name
+			if slices.Contains(p.options.Strangers, n.Name) {
+				p.strangers = append(p.strangers, [6]byte(c.MAC))
+				continue
+			}
+			byPort[c.Port] = n.Name
 		}
 	}
 	links, err := p.lab.handles[Lan].LinkList()
@@ -193,19 +207,31 @@ func (p *Probe) learnNames() (bridges []int, err error) {
 		if node, ok := byPort[a.Name]; ok {
 			p.names.ports[a.Index] = node
 		} else {
-			bridges = append(bridges, a.Index)
+			skip = append(skip, a.Index)
 		}
 	}
-	return bridges, nil
+	return skip, nil
 }
 
 func (p *Probe) launch(files []*os.File, orders probeOrders) error {
+	proc, stdin, stdout, err := p.lab.startSelf(probeMark, orders, files)
+	if err != nil {
+		return err
+	}
+	p.proc, p.stdin = proc, stdin
+	go p.follow(stdout)
+	return nil
+}
+
+// startSelf starts this executable in the lan namespace with orders in the
+// environment and files from descriptor 3 on. The caller closes the pipes.
+func (l *Lab) startSelf(mark string, orders any, files []*os.File) (proc *Proc, stdin, stdout *os.File, err error) {
 	raw, err := json.Marshal(orders)
 	if err != nil {
-		return fmt.Errorf("encode orders: %w", err)
+		return nil, nil, nil, fmt.Errorf("encode orders: %w", err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), probeMark+"="+string(raw),
+	cmd.Env = append(os.Environ(), mark+"="+string(raw),
 		"GORACE=atexit_sleep_ms=0",  // a race build would sleep for a second at its end
 		"GODEBUG=asyncpreemptoff=1") // its signals would only wake the thread that asks
 	cmd.ExtraFiles = files
@@ -214,23 +240,21 @@ func (p *Probe) launch(files []*os.File, orders probeOrders) error {
 	// beside the reader.
 	in, stdin, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("make pipe: %w", err)
+		return nil, nil, nil, fmt.Errorf("make pipe: %w", err)
 	}
 	stdout, out, err := os.Pipe()
 	if err != nil {
 		closeAll([]*os.File{in, stdin})
-		return fmt.Errorf("make pipe: %w", err)
+		return nil, nil, nil, fmt.Errorf("make pipe: %w", err)
 	}
 	cmd.Stdin, cmd.Stdout = in, out
-	p.proc, err = p.lab.Start(Lan, cmd)
+	proc, err = l.Start(Lan, cmd)
 	closeAll([]*os.File{in, out})
 	if err != nil {
 		closeAll([]*os.File{stdin, stdout})
-		return err
+		return nil, nil, nil, err
 	}
-	p.stdin = stdin
-	go p.follow(stdout)
-	return nil
+	return proc, stdin, stdout, nil
 }
 
 // follow reads what the process reports until it ends.
@@ -345,7 +369,8 @@ func (p *Probe) report(r *probeResult) *Report {
 	out := &Report{
 		Target: p.options.Target, Started: r.Started, Stopped: r.Stopped,
 		Sent: r.Sent, Answered: r.Answered, Skipped: r.Skipped, SendErrors: r.SendErrors,
-		LateP99: r.LateP99, LateMax: r.LateMax, LongestPause: r.LongestPause,
+		StrangerAnswers: r.Strangers,
+		LateP99:         r.LateP99, LateMax: r.LateMax, LongestPause: r.LongestPause,
 		Longest: r.Longest, Gaps: r.Gaps, GapsLeftOut: r.GapsLeftOut,
 		Frames: r.Frames, ChangeCount: r.Changed,
 		Lost: r.Lost, Truncated: r.Truncated, CPU: r.CPU,

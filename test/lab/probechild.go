@@ -42,6 +42,10 @@ type probeOrders struct {
 	Interval int64   // ns between questions
 	GapOver  time.Duration
 	Merge    time.Duration
+	// Strangers are MACs whose answers are only counted, Ports the interfaces
+	// whose frames count: a relay that is put in later shows them again.
+	Strangers [][6]byte
+	Ports     []int
 }
 
 // probeNews is what a probe process writes: the owner that answered last
@@ -55,6 +59,7 @@ type probeNews struct {
 type probeResult struct {
 	Started, Stopped                  int64
 	Sent, Answered, Skipped           int64
+	Strangers                         int64 // answers of strangers
 	SendErrors, Frames, Changed, Lost int64
 	LateP99, LateMax                  time.Duration
 	LongestPause, Longest             Gap
@@ -272,6 +277,7 @@ type gatherer struct {
 	out             *json.Encoder
 	answers, owners *activity
 	silence         *silence
+	strangers       int64
 	broken          bool // nobody reads our output any more
 }
 
@@ -296,13 +302,18 @@ func (g *gatherer) loop(quit <-chan struct{}, a *asker) {
 func (g *gatherer) gather() {
 	before := g.answers.last
 	g.client.each(func(frame []byte, _ int, at int64) {
-		if isAnswer(frame, g.orders.MAC) {
-			g.answers.add(sender{MAC: [6]byte(frame[6:12])}, at)
-			g.silence.answer(at)
+		if !isAnswer(frame, g.orders.MAC) {
+			return
 		}
+		if slices.Contains(g.orders.Strangers, [6]byte(frame[6:12])) {
+			g.strangers++
+			return
+		}
+		g.answers.add(sender{MAC: [6]byte(frame[6:12])}, at)
+		g.silence.answer(at)
 	})
 	g.cables.each(func(frame []byte, port int, at int64) {
-		if len(frame) >= 14 {
+		if len(frame) >= 14 && slices.Contains(g.orders.Ports, port) {
 			g.owners.add(sender{MAC: [6]byte(frame[6:12]), Port: port}, at)
 		}
 	})
@@ -321,7 +332,7 @@ func (g *gatherer) finish(a *asker) error {
 	}
 	return g.out.Encode(probeNews{Result: &probeResult{
 		Started: a.begin, Stopped: a.last,
-		Sent: a.sent, Answered: answered, Skipped: a.skipped, SendErrors: a.errors,
+		Sent: a.sent, Answered: answered, Skipped: a.skipped, SendErrors: a.errors, Strangers: g.strangers,
 		Frames: g.owners.frames, Changed: g.owners.changed, Lost: g.client.lost() + g.cables.lost(),
 		LateP99: a.late.p99(), LateMax: time.Duration(a.late.max), LongestPause: a.longest,
 		Longest: g.silence.longest, Gaps: g.silence.gaps, GapsLeftOut: g.silence.dropped,

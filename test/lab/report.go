@@ -19,6 +19,9 @@ type Report struct {
 	// Sent is the number of questions sent, Answered the number of answers
 	// received; with two owners Answered can exceed Sent.
 	Sent, Answered int64
+	// StrangerAnswers is the number of answers of strangers, which count for
+	// nothing else.
+	StrangerAnswers int64
 	// Skipped is the number of questions not sent because the probe itself
 	// was late by more than 5 ms, SendErrors of those that the kernel
 	// refused (the client's own link is down).
