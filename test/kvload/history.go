@@ -26,13 +26,25 @@ const never = math.MaxInt64
 // History is what clients were told, in the order of nothing.
 type History struct {
 	events []event
-	total  int // of the accounts at first
+	total  int    // of the accounts at first
+	after  uint64 // below every revision of a write
 	// Told counts requests by what came of them: "get done", "put unknown".
 	Told map[string]int
 }
 
 // Len returns the number of requests.
 func (h *History) Len() int { return len(h.events) }
+
+// Last returns the highest revision that a client was told.
+func (h *History) Last() uint64 {
+	last := uint64(0)
+	for _, e := range h.events {
+		for _, o := range e.outs {
+			last = max(last, o.Rev)
+		}
+	}
+	return last
+}
 
 // String says how many requests came to what.
 func (h *History) String() string {
@@ -111,7 +123,8 @@ func stuck(info porcupine.LinearizationInfo, ops []porcupine.Operation) string {
 }
 
 // checkRevisions checks that a write which began after another had ended has
-// the higher revision, across all keys, and that no two share one.
+// the higher revision, across all keys, that no two share one, and that all are
+// above those of earlier histories.
 func (h *History) checkRevisions() error {
 	type write struct {
 		rev        uint64
@@ -135,6 +148,9 @@ func (h *History) checkRevisions() error {
 		}
 		return 1
 	})
+	if len(writes) > 0 && writes[0].rev <= h.after {
+		return fmt.Errorf("%s, and revision %d was known before any of these began", writes[0].what, h.after)
+	}
 	// From high revisions to low ones: nothing may have ended before the call.
 	first := write{back: never}
 	for i := len(writes) - 1; i >= 0; i-- {

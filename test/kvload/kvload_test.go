@@ -198,3 +198,38 @@ func TestKeysWithSlashesReachTheStoreAsTheyAre(t *testing.T) {
 		}
 	}
 }
+
+// Histories that follow each other in one bucket are judged each by itself,
+// and by what was known when they began.
+func TestHistoriesFollowEachOther(t *testing.T) {
+	f := &fake{Drop: 10, Late: true}
+	conn := Dial(f.serve(t))
+	conn.Retry = true
+	t.Cleanup(conn.Close)
+	after := uint64(0)
+	for _, prefix := range []string{"one/", "two/"} {
+		m := &Mix{Bucket: "sessions", Prefix: prefix, Keys: 4, Accounts: 3, Pause: time.Millisecond, After: after, Conns: []*Conn{conn, conn, conn}}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		go func() {
+			for from := f.count(); f.count() < from+200 && ctx.Err() == nil; {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+		}()
+		h, err := m.Run(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Check(20 * time.Second); err != nil {
+			t.Errorf("%s: %v", prefix, err)
+		}
+		if h.Last() <= after {
+			t.Errorf("%s ends with revision %d, it began after %d", prefix, h.Last(), after)
+		}
+		after = h.Last()
+		h.after = after
+		if err := h.Check(20 * time.Second); err == nil || !strings.Contains(err.Error(), "known before") {
+			t.Errorf("%s: revisions that were known before are found fine: %v", prefix, err)
+		}
+	}
+}

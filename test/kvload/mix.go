@@ -17,8 +17,14 @@ import (
 type Mix struct {
 	// Conns has one client for each worker.
 	Conns []*Conn
-	// Bucket of all keys.
-	Bucket string
+	// Bucket of all keys, and what their names begin with. A history begins
+	// with keys that nobody has written: one that follows another in the same
+	// bucket needs another prefix, since requests of the earlier one whose
+	// outcome is unknown may still be executed.
+	Bucket, Prefix string
+	// After is a revision that every write must exceed, such as the last of an
+	// earlier history; 0 for none.
+	After uint64
 	// Keys and Accounts are how many keys there are of each kind: single
 	// requests go to keys, transactions move money between accounts.
 	Keys, Accounts int
@@ -58,7 +64,7 @@ func (m *Mix) Run(ctx context.Context) (*History, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open accounts: %w", err)
 	}
-	h := &History{events: opening, total: m.Accounts * money, Told: map[string]int{}}
+	h := &History{events: opening, total: m.Accounts * money, after: m.After, Told: map[string]int{}}
 	workers := make([]*worker, len(m.Conns))
 	var wg sync.WaitGroup
 	for i, c := range m.Conns {
@@ -85,7 +91,7 @@ func (m *Mix) open(ctx context.Context, base time.Time) ([]event, error) {
 	var events []event
 	c := m.Conns[0].Retrying()
 	for i := range m.Accounts {
-		s := step{Kind: stepCreate, Key: account(i), Value: fmt.Sprintf("%d opening", money)}
+		s := step{Kind: stepCreate, Key: m.account(i), Value: fmt.Sprintf("%d opening", money)}
 		call := int64(time.Since(base))
 		rev, err := c.Put(ctx, m.Bucket, s.Key, s.Value, Cond{Absent: true}, 0)
 		if err != nil {
@@ -96,7 +102,7 @@ func (m *Mix) open(ctx context.Context, base time.Time) ([]event, error) {
 	return events, nil
 }
 
-func account(i int) string { return fmt.Sprintf("account/%d", i) }
+func (m *Mix) account(i int) string { return fmt.Sprintf("%saccount/%d", m.Prefix, i) }
 
 func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil && w.err == nil {
@@ -113,7 +119,7 @@ func (w *worker) run(ctx context.Context) {
 
 // turn makes one request.
 func (w *worker) turn(ctx context.Context) {
-	key := fmt.Sprintf("key %d/%d", w.rand.IntN(w.Keys), w.Keys)
+	key := fmt.Sprintf("%skey %d/%d", w.Prefix, w.rand.IntN(w.Keys), w.Keys)
 	w.serial++
 	value := fmt.Sprintf("w%d.%d", w.id, w.serial)
 	switch n := w.rand.IntN(100); {
@@ -215,7 +221,7 @@ func (w *worker) move(ctx context.Context, value string) {
 	t := Txn{}
 	e := event{call: w.now()}
 	for i, change := range []int{-1, 1} {
-		key, item := account([]int{from, to}[i]), read[i]
+		key, item := w.account([]int{from, to}[i]), read[i]
 		s := step{Kind: stepSwap, Key: key, If: item.Rev, Value: fmt.Sprintf("%d %s", balance(item.Value)+change, value)}
 		e.steps = append(e.steps, s)
 		t.If = append(t.If, TxnCond{Bucket: w.Bucket, Key: key, Rev: item.Rev})
@@ -257,8 +263,8 @@ func (w *worker) accounts(ctx context.Context, what string, which ...int) ([]Ite
 	t := Txn{}
 	e := event{call: w.now(), total: len(which) == w.Accounts}
 	for _, i := range which {
-		t.Then = append(t.Then, TxnOp{Op: "get", Bucket: w.Bucket, Key: account(i)})
-		e.steps = append(e.steps, step{Kind: stepGet, Key: account(i)})
+		t.Then = append(t.Then, TxnOp{Op: "get", Bucket: w.Bucket, Key: w.account(i)})
+		e.steps = append(e.steps, step{Kind: stepGet, Key: w.account(i)})
 	}
 	r, err := w.conn.Txn(ctx, t)
 	e.back = w.now()
