@@ -18,9 +18,11 @@ import (
 // rest what CrashOptions say. A Publish of a file that was never synced gives
 // an empty file after a crash, as it does on ext4.
 type Mem struct {
-	mu   sync.Mutex
-	root *memNode // of absolute and relative names
-	life *int     // handles of an older life are dead
+	mu       sync.Mutex
+	root     *memNode // of absolute and relative names
+	life     *int     // handles and locks of an older life are dead
+	capacity int64    // bytes, 0 for no bound
+	used     int64    // bytes of the files that have a name or a handle
 }
 
 // memNode is a file or a directory.
@@ -30,10 +32,11 @@ type memNode struct {
 	// the two in their order.
 	names, durable map[string]*memNode
 	pending        []nameChange
-	// Of a file: bytes as seen, bytes on disk, and the sectors that differ.
-	data, disk []byte
-	dirty      map[int64]struct{}
-	locked     bool
+	// Of a file.
+	data     memData
+	handles  int
+	unlinked bool
+	locked   *int // the life that holds the lock
 }
 
 // nameChange is one link, unlink or rename; a rename is one change, since
@@ -110,7 +113,7 @@ func (m *Mem) OpenFile(name string, flag int, _ fs.FileMode) (File, error) {
 	case node == nil && flag&os.O_CREATE == 0:
 		return fail(fs.ErrNotExist)
 	case node == nil:
-		node = &memNode{dirty: map[int64]struct{}{}}
+		node = &memNode{}
 		dir.change(nameChange{link: base, node: node})
 	case flag&(os.O_CREATE|os.O_EXCL) == os.O_CREATE|os.O_EXCL:
 		return fail(fs.ErrExist)
@@ -118,8 +121,9 @@ func (m *Mem) OpenFile(name string, flag int, _ fs.FileMode) (File, error) {
 		return fail(unix.EISDIR)
 	}
 	f := &memFile{m: m, node: node, life: m.life, name: name, write: flag&(os.O_WRONLY|os.O_RDWR) != 0}
+	node.handles++
 	if flag&os.O_TRUNC != 0 {
-		node.resize(0)
+		m.resize(node, 0)
 	}
 	return f, nil
 }
@@ -138,7 +142,29 @@ func (m *Mem) Remove(name string) error {
 		return &fs.PathError{Op: "remove", Path: name, Err: unix.ENOTEMPTY}
 	}
 	dir.change(nameChange{unlink: base})
+	m.unlinked(node)
 	return nil
+}
+
+// unlinked notes that a node has lost its name.
+func (m *Mem) unlinked(node *memNode) {
+	if node.unlinked = true; node.handles == 0 {
+		m.used -= node.data.size
+	}
+}
+
+// resize changes the length of a file, within the capacity.
+func (m *Mem) resize(node *memNode, size int64) {
+	m.used += size - node.data.size
+	node.data.resize(size)
+}
+
+// room returns the length that a file may get to when it wants size.
+func (m *Mem) room(node *memNode, size int64) int64 {
+	if m.capacity == 0 || size <= node.data.size {
+		return size
+	}
+	return min(size, node.data.size+max(0, m.capacity-m.used))
 }
 
 // MkdirAll implements FS.
@@ -177,7 +203,7 @@ func (m *Mem) Stat(name string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Size: int64(len(node.data)), Dir: node.dir}, nil
+	return Info{Size: node.data.size, Dir: node.dir}, nil
 }
 
 // Publish implements FS.
@@ -206,6 +232,9 @@ func (m *Mem) rename(tmp, final string) error {
 		return &fs.PathError{Op: "rename", Path: final, Err: fs.ErrExist}
 	}
 	dir.change(nameChange{unlink: filepath.Base(tmp), link: base, node: node})
+	if old != nil && old != node {
+		m.unlinked(old)
+	}
 	return nil
 }
 
@@ -239,8 +268,11 @@ func (m *Mem) SyncDir(name string) error {
 	if !node.dir {
 		return &fs.PathError{Op: "syncdir", Path: name, Err: unix.ENOTDIR}
 	}
-	node.durable = maps.Clone(node.names)
-	node.pending = nil
+	for _, c := range node.pending {
+		c.apply(node.durable)
+	}
+	clear(node.pending)
+	node.pending = node.pending[:0]
 	return nil
 }
 
@@ -253,10 +285,11 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	mf := f.(*memFile)
-	if mf.node.locked {
+	if mf.node.locked == m.life {
+		mf.close()
 		return nil, &fs.PathError{Op: "lock", Path: name, Err: ErrLocked}
 	}
-	mf.node.locked, mf.locker = true, true
+	mf.node.locked, mf.locker = m.life, true
 	return f, nil
 }
 
