@@ -98,6 +98,9 @@ func (w *worker) diskTurn(now int64) {
 // and is not known at all before the next segment was made for the first time.
 func (w *worker) storeTurn() {
 	room, ready, blocked := w.raftLog.Space()
+	if s := w.host.Steps; s != nil && w.raftLog.Pending() {
+		s.LogWork() // such as another try after a full disk
+	}
 	w.disk.ready = w.disk.ready || ready
 	if blocked != nil && !w.disk.full {
 		w.disk.next = 0 // at once: what is refused must not be proposed
