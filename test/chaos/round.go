@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -12,20 +11,23 @@ import (
 )
 
 const (
-	healLimit  = 30 * time.Second // until the cluster is whole, once all is mended
-	serveLimit = 5 * time.Second  // until the client hears the holder, once it is whole
-	calm       = 150 * time.Millisecond
+	healLimit   = 30 * time.Second // until the cluster is whole, once all is mended
+	repairLimit = 60 * time.Second // the same, when a member has lost what it had stored
+	serveLimit  = 5 * time.Second  // until the client hears the holder, once it is whole
+	calm        = 150 * time.Millisecond
 )
 
 // result is what a round did.
 type result struct {
-	n      int
-	faults []caused
-	gap    time.Duration
-	healed time.Duration
-	took   time.Duration
-	report *lab.Report
-	err    error // not whole, or not measured
+	n        int
+	holder   string // before the faults
+	faults   []caused
+	gap      time.Duration
+	healed   time.Duration
+	took     time.Duration
+	requests map[string]int // by what came of them
+	report   *lab.Report
+	err      error // something that must not be, or was not measured
 }
 
 // caused is a plan, and what became of it.
@@ -53,8 +55,12 @@ func (r result) String() string {
 		}
 		faults = append(faults, text)
 	}
-	line := fmt.Sprintf("round %3d: gap %6.0f ms, whole after %4.1f s, %4.1f s in all, doubles %d: %s",
-		r.n, float64(r.gap)/1e6, r.healed.Seconds(), r.took.Seconds(), r.doubles(), strings.Join(faults, "; "))
+	requests := 0
+	for _, n := range r.requests {
+		requests += n
+	}
+	line := fmt.Sprintf("round %3d: gap %6.0f ms, whole after %4.1f s, %4.1f s in all, %4d requests, doubles %d: %s",
+		r.n, float64(r.gap)/1e6, r.healed.Seconds(), r.took.Seconds(), requests, r.doubles(), strings.Join(faults, "; "))
 	if r.failed() {
 		line += "  FAILED"
 	}
@@ -67,6 +73,7 @@ func (r result) details() string {
 	if r.err != nil {
 		fmt.Fprintf(&b, "error: %v\n", r.err)
 	}
+	fmt.Fprintf(&b, "holder before: %s\n", r.holder)
 	for _, f := range r.faults {
 		fmt.Fprintf(&b, "fault: %v on %s, error %v\n", f.plan, f.node, f.err)
 	}
@@ -83,18 +90,29 @@ func (r result) details() string {
 	return b.String()
 }
 
-// round causes the faults, mends them and waits until all is well. The next
-// round's probe begins before this one's ends, so that no moment is unwatched.
+// round causes the faults, mends them, waits until all is well and audits. The
+// next round's probe begins before this one's ends, so that no moment is
+// unwatched.
 func (w *world) round(ctx context.Context, n int, plans []plan) result {
-	r := result{n: n}
+	r := result{n: n, holder: w.cluster.Holder()}
 	began := time.Now()
 	since := lab.Now()
+	w.load.turnOver()
+	clients := w.load.begin(n)
+	time.Sleep(calm) // some requests before
 	r.faults, r.err = w.act(ctx, plans)
 	mended := time.Now()
-	r.err = errors.Join(r.err, w.settle(ctx, plans))
+	r.err = errors.Join(r.err, w.settle(ctx))
 	r.healed = time.Since(mended)
 	time.Sleep(calm)
-	next, err := watch(w.env.Cluster)
+	clients.stop()
+	if r.err == nil {
+		r.err = w.audit(ctx, clients)
+	}
+	if clients.h != nil {
+		r.requests = clients.h.Told
+	}
+	next, err := watch(w.cluster)
 	r.err = errors.Join(r.err, err)
 	report, err := w.probe.Stop()
 	r.err = errors.Join(r.err, err)
@@ -118,7 +136,7 @@ func (w *world) act(ctx context.Context, plans []plan) ([]caused, error) {
 		time.Sleep(time.Until(start.Add(at)))
 		if mends[i] == nil {
 			node := w.resolve(plans[i])
-			mend, err := plans[i].kind.cause(ctx, w.env.Cluster, node, plans[i])
+			mend, err := plans[i].kind.cause(ctx, w, node, plans[i])
 			done[i], mends[i] = caused{plan: plans[i], node: node, err: err}, mend
 			continue
 		}
@@ -143,37 +161,4 @@ func nextStep(plans []plan, mends []func() error) (index int, at time.Duration) 
 		}
 	}
 	return index, at
-}
-
-// settle starts what is dead and waits until the cluster is whole, the client
-// hears its holder, and no process is left that should not be.
-func (w *world) settle(ctx context.Context, plans []plan) error {
-	c := w.env.Cluster
-	if err := c.Start(); err != nil {
-		return err
-	}
-	if slices.ContainsFunc(plans, func(p plan) bool { return p.kind.name == "maintenance" }) {
-		if err := endMaintenance(ctx, c); err != nil {
-			return err
-		}
-	}
-	if err := w.env.WaitWholeWithin(ctx, healLimit); err != nil {
-		return err
-	}
-	limited, cancel := context.WithTimeout(ctx, serveLimit)
-	defer cancel()
-	if _, err := w.probe.WaitOwner(limited, c.Holder()); err != nil {
-		return err
-	}
-	for {
-		err := leaked(c)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-limited.Done():
-			return err
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }

@@ -40,6 +40,7 @@ func Code(err error) string {
 
 const (
 	unreachable  = "unreachable"
+	removed      = "forbidden" // the member is none any more
 	attemptLimit = 4 * time.Second // of one request
 	answerLimit  = 64 << 20        // bytes
 	firstPause   = 5 * time.Millisecond
@@ -50,8 +51,8 @@ const (
 // be called from any goroutine.
 type Conn struct {
 	// Retry repeats a request whose outcome is unknown, or that found no
-	// quorum or nobody at all, under the same request id, at the next member,
-	// until the context ends.
+	// quorum, nobody at all or one who is no member any more, under the same
+	// request id, at the next member, until the context ends.
 	Retry bool
 
 	sockets []string
@@ -107,7 +108,7 @@ func (c *Conn) do(ctx context.Context, method, path string, header map[string]st
 		n := c.at.Load()
 		r, err := c.attempt(ctx, int(n)%len(c.http), method, path, header, body, id)
 		unknown = unknown || errors.Is(err, ErrUnknown)
-		again := errors.Is(err, ErrUnknown) || Code(err) == "no_quorum" || Code(err) == unreachable
+		again := errors.Is(err, ErrUnknown) || Code(err) == "no_quorum" || Code(err) == unreachable || Code(err) == removed
 		if again {
 			c.at.CompareAndSwap(n, n+1)
 		}

@@ -158,7 +158,7 @@ func (w *worker) note(what string, e event, err error) {
 		e.back = never
 	case code == "precondition_failed":
 		w.told[what+" not met"]++
-	case code == "no_quorum" || code == unreachable || code == "disk_full":
+	case code == "no_quorum" || code == unreachable || code == removed || code == "disk_full":
 		w.told[what+" refused"]++
 		return
 	default:

@@ -201,6 +201,16 @@ func (l *Lab) DropNotes(where string) (*Fault, error) {
 	return l.dropAt("drop notes of "+where, where, "iifname %s "+noteMatch)
 }
 
+// DropProtocol loses what a node sends and receives by "udp" or by "tcp", and
+// nothing else. where as in Cut.
+func (l *Lab) DropProtocol(where, protocol string) (*Fault, error) {
+	if protocol != "udp" && protocol != "tcp" {
+		return nil, fmt.Errorf("drop %q of %s: neither udp nor tcp", protocol, where)
+	}
+	match := " meta l4proto " + protocol
+	return l.dropAt("drop "+protocol+" of "+where, where, "iifname %s"+match, "oifname %s"+match)
+}
+
 // DropBetween loses frames that go from one node to another, in that direction
 // only. Both places as in Cut.
 func (l *Lab) DropBetween(from, to string) (*Fault, error) {

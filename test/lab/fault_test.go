@@ -183,6 +183,8 @@ func TestNetworkFaultsDoWhatTheySay(t *testing.T) {
 		{"deafen", func() (*lab.Fault, error) { return n.Deafen("gw1") }, []string{"gw2>gw1", "w1>gw1"}, true},
 		{"one direction of a pair", func() (*lab.Fault, error) { return n.DropBetween("gw1", "w1") }, []string{"gw1>w1"}, true},
 		{"lose all", func() (*lab.Fault, error) { return n.Lose("w1", 100) }, []string{"w1>gw1", "w1>gw2", "gw1>w1", "gw2>w1"}, true},
+		{"udp", func() (*lab.Fault, error) { return n.DropProtocol("gw1", "udp") }, []string{"gw1>gw2", "gw1>w1", "gw2>gw1", "w1>gw1"}, true},
+		{"tcp", func() (*lab.Fault, error) { return n.DropProtocol("gw1", "tcp") }, nil, true},
 		{"expression", func() (*lab.Fault, error) { return n.DropMatching(`iifname "gw1" oifname "gw2" udp dport 7400`) }, []string{"gw1>gw2"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

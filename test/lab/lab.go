@@ -59,8 +59,9 @@ type Lab struct {
 
 	mu       sync.Mutex
 	probes   map[*Probe]bool
-	faults   int      // numbers the nftables chains
-	disks    []*Fault // what Close undoes before it ends processes
+	relays   map[string]bool // ports that have one
+	faults   int             // numbers the nftables chains
+	disks    []*Fault        // what Close undoes before it ends processes
 	keep     bool
 	closed   sync.Once
 	closeErr error
@@ -91,7 +92,7 @@ func New(o Options) (*Lab, error) {
 	l := &Lab{
 		options: o, logger: logger, nodes: nodes,
 		spaces: map[string]*namespace{}, handles: map[string]*netlink.Handle{},
-		probes: map[*Probe]bool{},
+		probes: map[*Probe]bool{}, relays: map[string]bool{},
 	}
 	if err := l.claim(); err != nil {
 		return nil, err

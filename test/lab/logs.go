@@ -43,6 +43,18 @@ func (l *Lab) Logs(lines int) string {
 	return b.String()
 }
 
+// LastLogs returns the last lines of every member's newest log.
+func (l *Lab) LastLogs(lines int) string {
+	var b strings.Builder
+	for _, n := range l.Members() {
+		if files := l.LogFiles(n.Name); len(files) > 0 {
+			last := files[len(files)-1]
+			fmt.Fprintf(&b, "--- %s\n%s", last, tail(last, lines))
+		}
+	}
+	return b.String()
+}
+
 // tail returns the last lines of a file.
 func tail(file string, lines int) string {
 	f, err := os.Open(file)

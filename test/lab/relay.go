@@ -62,7 +62,10 @@ func (l *Lab) Impair(where string, out, in Impairment) (*Fault, error) {
 	if err != nil {
 		return fail(err)
 	}
-	r := &relay{lab: l, ports: ports}
+	r := &relay{lab: l}
+	if r.ports, err = l.takeForRelay(ports); err != nil {
+		return fail(err)
+	}
 	if err := r.start(out, in); err != nil {
 		return fail(errors.Join(err, r.remove()))
 	}
@@ -88,6 +91,21 @@ type relay struct {
 	proc          *Proc
 	stdin, stdout *os.File
 	news          *json.Decoder
+}
+
+// takeForRelay marks ports that have no relay, until remove.
+func (l *Lab) takeForRelay(ports []string) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range ports {
+		if l.relays[p] {
+			return nil, fmt.Errorf("there is a relay at %s already", p)
+		}
+	}
+	for _, p := range ports {
+		l.relays[p] = true
+	}
+	return ports, nil
 }
 
 func bridgeEnd(port string) string { return "b-" + port }
@@ -198,6 +216,11 @@ func (r *relay) remove() error {
 		if err == nil {
 			all = errors.Join(all, r.lab.handles[Lan].LinkDel(link))
 		}
+	}
+	r.lab.mu.Lock()
+	defer r.lab.mu.Unlock()
+	for _, port := range r.ports {
+		delete(r.lab.relays, port)
 	}
 	return all
 }

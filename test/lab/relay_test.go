@@ -108,6 +108,12 @@ func TestRelayDoesWhatItIsAskedTo(t *testing.T) {
 	if _, err := n.Impair("gw1", lab.Impairment{}, lab.Impairment{Lose: 101}); err == nil {
 		t.Error("a loss of 101 % is taken")
 	}
+	f := impair(t, n.Lab, "gw1", lab.Impairment{}, lab.Impairment{})
+	if _, err := n.Impair("gw1", lab.Impairment{}, lab.Impairment{}); err == nil {
+		t.Error("a second relay at the same port")
+	}
+	check(t, "gw1", "gw2", sound) // the first is still there
+	undo(t, f)
 	if out, err := n.Run(deadline(t), lab.Lan, "ip", "-o", "link"); err != nil || strings.Contains(out.Stdout, "r-gw1") {
 		t.Errorf("devices of relays are left: %v %s", err, out.Stdout)
 	}
