@@ -231,6 +231,7 @@ func (c *checks) started(p *process) {
 	if l.RaftID != st.raftID {
 		st.damaged = false
 	}
+	st.raftID = l.RaftID
 	c.w.note("%s worker starts, verdict %v last %d term %d", p, l.Recovery, l.Last, l.Term)
 }
 

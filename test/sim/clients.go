@@ -120,7 +120,7 @@ func (cl *client) send(q request, call int64, unknown bool) {
 	w := cl.c.w
 	cl.attempt++
 	cl.asked++
-	mine := cl.attempt
+	mine, id := cl.attempt, fmt.Sprintf("c%d-%d", cl.i, cl.serial)
 	again := func(unknown bool) {
 		if mine != cl.attempt {
 			return
@@ -164,7 +164,7 @@ func (cl *client) send(q request, call int64, unknown bool) {
 			})
 			return
 		}
-		p.node.Write(q.kv(fmt.Sprintf("c%d-%d", cl.i, cl.serial)), func(r kv.Result, err *control.Error) {
+		p.node.Write(q.kv(id), func(r kv.Result, err *control.Error) {
 			if err == nil && r.Code != kv.OK && r.Code != kv.NotMet {
 				w.violate("I3", "client %d: %s %s answered %v", cl.i, q.kind, q.key, r.Code)
 			}

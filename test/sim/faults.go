@@ -96,10 +96,10 @@ func (w *world) faultsOf(f Fault, h *host, r *rand.Rand) (end func()) {
 }
 
 func (h *host) killWorker() {
-	if !h.alive() {
+	p := h.proc
+	if p == nil || p.dead || !h.powered {
 		return
 	}
-	p := h.proc
 	p.kill()
 	if h.guard != nil && h.guard.child == p {
 		h.guard.exited(errKilled)
