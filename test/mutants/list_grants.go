@@ -89,7 +89,7 @@ var grantMutants = []mutant{
 	{
 		name: "g3-holder-ignores-higher-epoch", rule: "G3", bug: "a holder that is shown a higher epoch goes on holding",
 		file:  holderFile,
-		edit:  edit{"return g != nil && r.Highest > g.epoch", "return false"},
+		edit:  edit{"return g != nil && r.Highest > g.epoch", "return g != nil && r.Highest < g.epoch"},
 		catch: []catcher{test(leasePkg, "TestG3HigherEpochShown")},
 	},
 	{

@@ -40,7 +40,7 @@ var placementMutants = []mutant{
 	{
 		name: "a1-release-ignored", rule: "A1", bug: "a release does not make the group free at once",
 		file:  presenceFile,
-		edit:  edit{"r.incarnation == v.Incarnation && r.epoch >= v.Epoch {", "false {"},
+		edit:  edit{"r.incarnation == v.Incarnation && r.epoch >= v.Epoch {", "r.incarnation == v.Incarnation && r.epoch > v.Epoch {"},
 		catch: []catcher{test(placementPkg, "TestA1AtOnce")},
 	},
 	{
