@@ -58,8 +58,7 @@ func (w *worker) loop(ctx context.Context) error {
 			w.drained = append(w.drained, f)
 		case c := <-durable:
 			w.drained = append(w.drained, w.persisted(c))
-		case <-failed:
-			w.drained = append(w.drained, w.logFailed)
+		case <-failed: // taken by drain
 		case e, ok := <-events:
 			if !ok {
 				return w.guardGone()
@@ -116,9 +115,14 @@ func (w *worker) drain() {
 	for n := min(len(w.inbox), inboxSize); n > 0; n-- {
 		w.drained = append(w.drained, <-w.inbox)
 	}
-	durable, _ := w.diskNews()
+	durable, failed := w.diskNews()
 	for n := len(durable); n > 0; n-- {
 		w.drained = append(w.drained, w.persisted(<-durable))
+	}
+	select {
+	case <-failed:
+		w.drained = append(w.drained, w.logFailed)
+	default:
 	}
 	now := w.clk.Boottime()
 	for i, f := range w.drained {
