@@ -125,7 +125,7 @@ var noteMutants = []mutant{
 		name: "g7-leftover-worker-lives", rule: "G7", bug: "a new guard does not end the worker of the one before",
 		file:  "internal/guard/leftover.go",
 		edit:  edit{"	if err := unix.Kill(-pid, unix.SIGKILL);", "	if true {\n		return os.Remove(path)\n	}\n	if err := unix.Kill(-pid, unix.SIGKILL);"},
-		catch: []catcher{test(guardPkg, "TestLeftoverWorkerIsEnded")},
+		catch: []catcher{test(guardPkg, "TestG7LeftoverIsKilled")},
 	},
 	{
 		name: "guard-number-not-raised-first", rule: "G7", bug: "a new guard ends the worker left over before it raises the number, so that one can open the gate in between",
