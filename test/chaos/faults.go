@@ -187,27 +187,26 @@ func removeMember(ctx context.Context, w *world, node string, p plan) (func() er
 	if err == nil {
 		_, err = w.cluster.Kill(node)
 	}
-	w.expelled = append(w.expelled, node)
+	w.expelled[node] = w.expelled[node] || err == nil
 	return nothing, err
 }
 
-// readmit takes a member in again that was removed, or about which nobody
-// knows. One that is still a member only starts.
-func (w *world) readmit(ctx context.Context, node string) error {
-	var state string
-	deadline := time.Now().Add(healLimit)
-	for {
-		var err error
-		if state, err = w.stateOf(node); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
+// doubt is how long a command whose outcome nobody knows may still be carried
+// out, and its outcome take to be told by a status.
+const doubt = time.Second
+
+// readmit takes a member in again that was removed. One about which nobody
+// knows, and that is found to be a member, only starts.
+func (w *world) readmit(ctx context.Context, node string, sure bool) error {
+	if !sure {
+		time.Sleep(doubt)
+		state, err := w.waitState(node)
+		if err != nil {
 			return fmt.Errorf("find out whether %s was removed: %w", node, err)
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if state == "voter" || state == "learner" {
-		return w.cluster.Start(node)
+		if state == "voter" || state == "learner" {
+			return w.cluster.Start(node)
+		}
 	}
 	if _, err := w.cluster.Kill(node); err != nil {
 		return err
@@ -220,6 +219,17 @@ func (w *world) readmit(ctx context.Context, node string) error {
 	}
 	w.renewed[node] = true
 	return w.insist(ctx, repairLimit, "member", "add", node)
+}
+
+func (w *world) waitState(node string) (string, error) {
+	deadline := time.Now().Add(healLimit)
+	for {
+		state, err := w.stateOf(node)
+		if err == nil || time.Now().After(deadline) {
+			return state, err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // stateOf is the place of a member in the configuration, as two others at

@@ -55,20 +55,16 @@ type footprint struct {
 	usage  map[process]usage
 }
 
-// leaks waits until nothing is left that should not be, for a short time: what
+// leaks looks until nothing is left that should not be, for a short time: what
 // ends takes a moment.
 func (w *world) leaks(ctx context.Context) error {
-	deadline := time.Now().Add(serveLimit)
-	for {
+	return soon(func() error {
 		now, err := w.look(ctx)
-		if err == nil {
-			err = w.compare(now)
-		}
-		if err == nil || time.Now().After(deadline) {
+		if err != nil {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return w.compare(now)
+	})
 }
 
 // look takes the footprint of the cluster, which is whole.

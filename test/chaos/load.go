@@ -37,7 +37,9 @@ type load struct {
 func newLoad(w *world, o options, n int) (*load, error) {
 	l := &load{world: w, seed: o.seed ^ uint64(n)<<32, local: map[string]*kvload.Conn{}}
 	for _, node := range w.shape.members() {
+		// A worker may be slow enough on a busy machine for its guard to end it.
 		l.local[node] = kvload.Dial(w.cluster.Socket(node))
+		l.local[node].Retry = true
 		// One asks once, at one member: outcomes stay unknown. The other asks
 		// again with the same request id, also at the others.
 		again := kvload.Dial(w.sockets(node)...)

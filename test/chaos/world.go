@@ -25,7 +25,7 @@ type world struct {
 
 	// What the faults of a round have left to do.
 	marks    [][]string      // commands that take marks off
-	expelled []string        // members that were removed, or that may be
+	expelled map[string]bool // members that were removed, or (false) that may be
 	renewed  map[string]bool // members that lost what they had stored
 
 	rots    map[string]int    // of each member so far: it may set so much aside
@@ -40,7 +40,7 @@ type world struct {
 func newWorld(ctx context.Context, o options, n int) (*world, error) {
 	s := shapeOf(o, n)
 	w := &world{
-		shape: s, renewed: map[string]bool{}, rots: map[string]int{}, raftIDs: map[string]string{}, grown: map[process]usage{},
+		shape: s, expelled: map[string]bool{}, renewed: map[string]bool{}, rots: map[string]int{}, raftIDs: map[string]string{}, grown: map[process]usage{},
 	}
 	var err error
 	if w.lab, err = lab.New(lab.Options{Gateways: s.gateways, Witnesses: s.witnesses, Clients: 2}); err != nil {
@@ -85,14 +85,29 @@ func (w *world) start(ctx context.Context, o options, n int) error {
 	if w.load, err = newLoad(w, o, n); err != nil {
 		return err
 	}
-	if w.before, err = w.look(ctx); err != nil {
+	err = soon(func() (err error) {
+		if w.before, err = w.look(ctx); err == nil {
+			w.raftIDs, err = w.identities()
+		}
 		return err
-	}
-	if w.raftIDs, err = w.identities(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	w.probe, err = watch(w.cluster)
 	return err
+}
+
+// soon repeats a look at the cluster until nothing is wrong, for a short time.
+func soon(look func() error) error {
+	deadline := time.Now().Add(serveLimit)
+	for {
+		err := look()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 func watch(c *lab.Cluster) (*lab.Probe, error) {
@@ -137,21 +152,20 @@ func (w *world) close() {
 // settle starts what is dead, takes off what marks are left, and waits until
 // the cluster is whole and the client hears its holder.
 func (w *world) settle(ctx context.Context) error {
-	expelled := w.expelled
 	for _, node := range w.cluster.Names() {
-		if slices.Contains(expelled, node) {
-			continue // as what it starts is to be found out
+		if _, out := w.expelled[node]; out {
+			continue // how it starts is to be found out
 		}
 		if err := w.cluster.Start(node); err != nil {
 			return err
 		}
 	}
-	for _, node := range slices.Compact(slices.Sorted(slices.Values(expelled))) {
-		if err := w.readmit(ctx, node); err != nil {
+	for _, node := range slices.Sorted(maps.Keys(w.expelled)) {
+		if err := w.readmit(ctx, node, w.expelled[node]); err != nil {
 			return err
 		}
 	}
-	w.expelled = nil
+	clear(w.expelled)
 	for _, args := range w.marks {
 		if err := w.insist(ctx, commandLimit, args...); err != nil {
 			return err
