@@ -70,7 +70,7 @@ var electionMutants = []mutant{
 		name: "e3-fallback-breaks-the-wait", rule: "E3", bug: "raft's own election timeout campaigns while E3 holds the node back",
 		file:  driverFile,
 		edit:  edit{"if d.abstains() || d.full || now < d.el.guard || ", "if d.abstains() || d.full || "},
-		catch: []catcher{test(quorumPkg), sim(2000)},
+		catch: []catcher{test(quorumPkg, "TestFallbackKeepsTheWait"), sim(2000)},
 	},
 	{
 		name: "e4-ranks-do-not-wait", rule: "E4", bug: "all voters campaign at the same time and split the votes",
@@ -99,7 +99,7 @@ var electionMutants = []mutant{
 	{
 		name: "e5-assign-after-the-first-batch", rule: "E5", bug: "the Assign of a new leader waits until its first entry was stored",
 		file:  processFile,
-		edit:  edit{"				if began {\n					joinFirst(m, rd.Entries)\n				}\n", ""},
+		edit:  edit{"joinFirst(m, rd.Entries)", "joinFirst(m, nil)"},
 		catch: []catcher{test(quorumPkg, "TestAssignTravelsWithTheFirstEntry")},
 	},
 	{
@@ -208,6 +208,6 @@ var electionMutants = []mutant{
 		name: "raft-hard-state-lost", rule: "I7", bug: "a vote that changed is not given to the log",
 		file:  processFile,
 		edit:  edit{"hs.GetTerm() != d.stored.term || hs.GetVote() != d.stored.vote)", "hs.GetTerm() != d.stored.term)"},
-		catch: []catcher{test(quorumPkg), sim(2000)},
+		catch: []catcher{test(quorumPkg, "TestVoteInAKnownTermIsStored"), sim(2000)},
 	},
 }

@@ -54,7 +54,7 @@ var memberMutants = []mutant{
 	{
 		name: "f1-founds-from-different-files", rule: "F1", bug: "a cluster is founded by members whose files differ",
 		file:  foundingFile,
-		edit:  edit{"case p.hello.Members != mine:", "case false:"},
+		edit:  edit{"case p.hello.Members != mine:", "case p.hello.Members != mine && false:"},
 		catch: []catcher{test(nodePkg, "TestF1FoundingNeedsEqualFiles")},
 	},
 	{
@@ -72,7 +72,7 @@ var memberMutants = []mutant{
 	{
 		name: "f1a-beats-of-another-cluster", rule: "F1a", bug: "beats of another cluster id are taken",
 		file:  "internal/node/mesh.go",
-		edit:  edit{"		if cluster == i.w.notes.cluster {\n", "		if true {\n"},
+		edit:  edit{"		if cluster == i.w.notes.cluster {\n", "		if cluster == i.w.notes.cluster || len(cluster) > 0 {\n"},
 		catch: []catcher{test(nodePkg, "TestF1aOtherClustersAreNobody")},
 	},
 	{

@@ -148,7 +148,7 @@ var placementMutants = []mutant{
 	{
 		name: "a6-operators-fence-lifted-by-the-log", rule: "A6", bug: "an automatic Unfence lifts a fence that an operator has set",
 		file:  "storage/apply.go",
-		edit:  edit{"if f.Operator && !u.Operator {", "if false {"},
+		edit:  edit{"if f.Operator && !u.Operator {", "if f.Operator && false {"},
 		catch: []catcher{test("./storage", "TestFencesAndMaintenance")},
 	},
 	{
