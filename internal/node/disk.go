@@ -63,6 +63,9 @@ func (w *worker) diskTurn(now int64) {
 	d.next = now + int64(diskEvery)
 	w.scrubTurn(now)
 	stats := w.raftLog.Stats()
+	if stats.Blocked != nil && !noRoom(stats.Blocked) {
+		return // the log has failed, and ends the worker
+	}
 	full := stats.Blocked != nil || d.full && !d.reserved.Load()
 	if full != d.full {
 		d.full = full
