@@ -21,13 +21,13 @@ var storageMutants = []mutant{
 		name: "store-vote-not-written", rule: "I7", bug: "a vote in the term of before is not written",
 		file:  storageLogFile,
 		edit:  edit{"|| l.hard.GetVote() != l.written.GetVote() ||", "||"},
-		catch: []catcher{test(storagePkg, "TestLogKeepsWhatWasSaved", "TestRandomLives"), sim(2000)},
+		catch: []catcher{test(storagePkg, "TestVoteAloneIsStored"), sim(2000)},
 	},
 	{
 		name: "store-commit-before-entries", rule: "I7", bug: "a commit index stands in the log before the entries that it covers",
 		file:  storageLogFile,
 		edit:  edit{"		recs = append(recs, l.hardRecord())\n", "		recs = append([]wal.Record{l.hardRecord()}, recs...)\n"},
-		catch: []catcher{test(storagePkg)},
+		catch: []catcher{test(storagePkg, "TestCommitStandsBehindItsEntries")},
 	},
 	{
 		name: "store-cut-not-written", rule: "I4", bug: "entries that another leader has replaced come back after a start",
@@ -39,7 +39,7 @@ var storageMutants = []mutant{
 		name: "store-committed-entry-cut", rule: "I7", bug: "a log in which a committed entry was cut is opened",
 		file:  replayFile,
 		edit:  edit{"	if r.Index <= l.hard.GetCommit() {", "	if false {"},
-		catch: []catcher{test(storagePkg, "TestReplayRefusesNonsense")},
+		catch: []catcher{test(storagePkg, "TestCommittedEntryWrittenAnew")},
 	},
 	{
 		name: "store-commit-beyond-the-log", rule: "I7", bug: "a log that lacks committed entries is opened",
@@ -75,7 +75,7 @@ var storageMutants = []mutant{
 		name: "snapshot-of-another-state", rule: "I6", bug: "the log follows a snapshot of another hash than it names",
 		file:  snapsFile,
 		edit:  edit{"meta.Term != term || meta.Hash != hash || ", "meta.Term != term || "},
-		catch: []catcher{test(storagePkg)},
+		catch: []catcher{test(storagePkg, "TestSnapshotOfAnotherHistory")},
 	},
 	{
 		name: "snapshot-block-sum-ignored", rule: "I6", bug: "a damaged block of a snapshot is read",
@@ -105,7 +105,7 @@ var storageMutants = []mutant{
 	{
 		name: "snapshot-received-unchecked", rule: "I6", bug: "a snapshot that was received is not compared with the one announced",
 		file:  "storage/snapreceive.go",
-		edit:  edit{"	if !got.sameState(&r.meta) || got.Size != r.meta.Size || got.Sum != r.meta.Sum {", "	if false {"},
+		edit:  edit{"	if !got.sameState(&r.meta) || got.Size != r.meta.Size || got.Sum != r.meta.Sum {", "	if !got.sameState(&got) {"},
 		catch: []catcher{test(storagePkg)},
 	},
 	{

@@ -71,13 +71,13 @@ var walMutants = []mutant{
 		name: "wal-no-salt", rule: "F3", bug: "what an earlier life of a recycled file has written passes for the log",
 		file:  "wal/format.go",
 		edit:  edit{"	return max(addWord(addWord(0, salt), number), 1)\n", "	return max(addWord(0, number), 1)\n"},
-		catch: []catcher{test(walPkg, "TestRecoveryOfRecycledSegment")},
+		catch: []catcher{test(walPkg, "TestBatchOfAnotherSaltIsNone")},
 	},
 	{
 		name: "wal-length-not-bounded", rule: "F3", bug: "the length of a batch is trusted beyond the end of the file",
 		file:  scanFile,
 		edit:  edit{"	case s.offset+batchSize(int64(f.length)) > int64(len(s.buf)):", "	case false:"},
-		catch: []catcher{test(walPkg)},
+		catch: []catcher{test(walPkg, "TestLengthPastTheSegment")},
 	},
 	{
 		name: "wal-payload-length-not-bounded", rule: "F3", bug: "the length of a record is trusted beyond its batch",
