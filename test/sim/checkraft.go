@@ -164,8 +164,8 @@ func (c *checks) frameLeaves(p *process, at int64, kind uint8, payload []byte) {
 		return
 	}
 	typ := raftpb.MessageType(payload[raftHeader+1])
-	if typ != raftpb.MsgVoteResp && typ != raftpb.MsgAppResp && typ != raftpb.MsgVote {
-		return
+	if typ != raftpb.MsgVoteResp && typ != raftpb.MsgAppResp {
+		return // a MsgVote leaves before the vote of its sender counts, which is when it is stored
 	}
 	var m raftpb.Message
 	if err := proto.Unmarshal(payload[raftHeader:], &m); err != nil {
@@ -176,15 +176,13 @@ func (c *checks) frameLeaves(p *process, at int64, kind uint8, payload []byte) {
 		return
 	}
 	cluster := [16]byte(payload)
-	if p.failedAt != 0 && typ != raftpb.MsgVote && at > p.failedAt+failGrace {
+	if p.failedAt != 0 && at > p.failedAt+failGrace {
 		c.w.violate("I8", "%s sends %v of term %d index %d, %v after its log failed", p.h.name, typ, m.GetTerm(), m.GetIndex(), time.Duration(at-p.failedAt))
 	}
 	switch typ {
 	case raftpb.MsgVoteResp:
 		c.vote(p, voteKey{cluster, m.GetFrom(), m.GetTerm()}, m.GetTo())
 		c.confirm(p, m.GetFrom(), m.GetTerm(), 0)
-	case raftpb.MsgVote:
-		c.vote(p, voteKey{cluster, m.GetFrom(), m.GetTerm()}, m.GetFrom())
 	case raftpb.MsgAppResp:
 		c.confirm(p, m.GetFrom(), m.GetTerm(), m.GetIndex())
 	}

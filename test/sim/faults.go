@@ -283,7 +283,9 @@ func (w *world) spoil(f Fault, h *host, r *rand.Rand) (end func()) {
 		return nil
 	case "member":
 		w.ask(nil, "member", map[string]any{"op": "remove", "name": h.name}, nil)
-		return func() { w.insist("member", map[string]any{"op": "add", "name": h.name}) }
+		return func() {
+			w.insist("member", map[string]any{"op": "add", "name": h.name}, func() bool { return w.isMember(h) })
+		}
 	}
 	h.powerOff()
 	w.check.hosts[h.i].damaged = true
@@ -325,10 +327,10 @@ func (w *world) operate(f Fault, h *host, r *rand.Rand) (end func()) {
 		w.switchover(r)
 	case "maintenance":
 		w.ask(nil, "maintenance", map[string]any{"node": h.name, "on": true}, nil)
-		return func() { w.insist("maintenance", map[string]any{"node": h.name, "on": false}) }
+		return func() { w.insist("maintenance", map[string]any{"node": h.name, "on": false}, nil) }
 	case "fence":
 		w.ask(nil, "fence", map[string]any{"node": h.name}, nil)
-		return func() { w.insist("unfence", map[string]any{"node": h.name}) }
+		return func() { w.insist("unfence", map[string]any{"node": h.name}, nil) }
 	case "restart", "stop-leader":
 		if f.Kind == "stop-leader" {
 			if l := w.leader(); l != nil {
@@ -402,17 +404,11 @@ func (w *world) ask(at *host, op string, body any, done func(json.RawMessage, *c
 	return true
 }
 
-// insist asks until somebody says that it was done.
-func (w *world) insist(op string, body any) {
+// insist asks until somebody says that it was done, and so it is.
+func (w *world) insist(op string, body any, so func() bool) {
 	w.result.Insists++
 	w.active++
 	done := false
-	finish := func(ok bool) {
-		if ok && !done {
-			done = true
-			w.end()
-		}
-	}
 	var try func()
 	try = func() {
 		if done {
@@ -422,11 +418,27 @@ func (w *world) insist(op string, body any) {
 			if err != nil {
 				w.note("operator %s %v: %v", op, body, err)
 			}
-			finish(err == nil || err.Code == control.PreconditionFailed && op == "member" || err.Code == control.Invalid)
+			if ok := err == nil && so == nil || so != nil && so(); ok && !done {
+				done = true
+				w.end()
+			}
 		})
 		w.at(w.now+int64(300*time.Millisecond), try)
 	}
 	try()
+}
+
+// isMember tells whether a host votes in the committed configuration, as the
+// leader has it, and no change of that is under way.
+func (w *world) isMember(h *host) bool {
+	l := w.leader()
+	if l == nil {
+		return false
+	}
+	s := l.proc.node.State()
+	m, ok := s.MemberByName(h.name)
+	conf, _ := s.Conf()
+	return ok && conf.Voter(m.RaftID) && len(conf.Outgoing) == 0
 }
 
 // switchover asks for a planned move of a group (I13).

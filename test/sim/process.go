@@ -188,7 +188,11 @@ func (p *process) turn() {
 		at = p.busy + 1000 + p.sched.Int64N(20_000)
 	}
 	p.wake(at)
-	p.w.check.turned(p)
+	p.effect(func() { // not when it is killed within the turn
+		if p.node != nil {
+			p.w.check.turned(p)
+		}
+	})
 }
 
 // exit is the end of the process by itself.
