@@ -403,8 +403,20 @@ func (d *Driver) takes(m *raftpb.Message) bool {
 		return !d.full && d.fits(m)
 	case raftpb.MsgReadIndex:
 		return d.takesRead()
+	case raftpb.MsgAppResp:
+		return !d.emptyAnswer(m)
 	}
 	return true
+}
+
+// emptyAnswer tells the answer that raft gives to a message of an older term: it
+// names nothing that is stored, and is meant to end the leadership of that term
+// alone. A leader of the present one that has no other answer yet would begin at
+// index 1, before any log, and ask for a snapshot that may never have been
+// written.
+func (d *Driver) emptyAnswer(m *raftpb.Message) bool {
+	v := d.view()
+	return v.role == leader && m.GetTerm() <= v.term && m.GetIndex() == 0 && !m.GetReject()
 }
 
 // step gives one message to raft under the rules E2 and E4.

@@ -351,3 +351,30 @@ func TestRealSnapshotFillsNode(t *testing.T) {
 		l = s.settle()
 	}
 }
+
+// raft answers a message of an older term with an acknowledgement of index 0.
+// To a leader that has no other answer yet it must not mean that the other node
+// has nothing: the log begins behind the founding, for which there is no
+// snapshot to send.
+func TestAnswerToAnOlderTermAsksForNothing(t *testing.T) {
+	s := plainCluster(t, 53, "gw1", "gw2", "w1")
+	w := s.node("w1")
+	s.isolate(w, true)
+	l, _ := s.elected(nil, 5*time.Second)
+	s.fill(3)
+	late := &raftpb.Message{
+		Type: raftpb.MsgAppResp.Enum(), From: new(w.member.RaftID), To: new(l.member.RaftID),
+		Term: new(l.d.view().term), Index: new(uint64(0)),
+	}
+	s.check(l.d.Step(s.now, w.member.RaftID, w.inc, frame(t, late)))
+	out, err := l.d.Process(s.now)
+	s.check(err)
+	if len(out.Snapshots) != 0 {
+		t.Fatalf("a snapshot at index %d is to be sent", out.Snapshots[0].Index)
+	}
+	s.isolate(w, false)
+	s.catchUp(w)
+	if w.restored != 0 {
+		t.Fatalf("caught up by %d snapshots: %s", w.restored, s.picture())
+	}
+}
