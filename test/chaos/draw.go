@@ -3,18 +3,24 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/holdfast-ha/holdfast/test/lab"
 )
 
 // shape is what a cluster consists of.
 type shape struct {
 	gateways, witnesses int
 	profile             string
+	// vip is the address that the probe watches and thieves claim. The cluster
+	// has the other one too.
+	vip netip.Prefix
 }
 
 func (s shape) String() string {
-	return fmt.Sprintf("%d gateways, %d witnesses, profile %s", s.gateways, s.witnesses, s.profile)
+	return fmt.Sprintf("%d gateways, %d witnesses, profile %s, %v watched", s.gateways, s.witnesses, s.profile, s.vip.Addr())
 }
 
 func (s shape) members() (names []string) {
@@ -39,6 +45,7 @@ func shapeOf(o options, n int) shape {
 	all := []shape{{gateways: 2, witnesses: 1}, {gateways: 2, witnesses: 1}, {gateways: 3, witnesses: 2}, {gateways: 4, witnesses: 1}}
 	s := all[r.IntN(len(all))]
 	s.profile = []string{"fast", "fast", "default", "default", "wan"}[r.IntN(5)]
+	s.vip = []netip.Prefix{lab.VIP4, lab.VIP4, lab.VIP6}[r.IntN(3)]
 	if o.profile != "" {
 		s.profile = o.profile
 	}

@@ -50,18 +50,18 @@ func TestShapesOfClusters(t *testing.T) {
 	o := defaults()
 	o.seed = 7
 	seen := map[shape]bool{}
-	for n := 1; n <= 4000; n++ {
+	for n := 1; n <= 20000; n++ {
 		s := shapeOf(o, n)
 		if n > 1 && o.era(n) == o.era(n-1) && s != shapeOf(o, n-1) {
 			t.Fatalf("round %d changes the shape", n)
 		}
 		seen[s] = true
 	}
-	if len(seen) != 9 { // three sizes, three profiles
+	if len(seen) != 18 { // three sizes, three profiles, two addresses
 		t.Errorf("shapes %v", seen)
 	}
 	o.profile, o.gateways, o.witnesses = "wan", 4, 1
-	if s := shapeOf(o, 1); s != (shape{4, 1, "wan"}) || fmt.Sprint(s.members()) != "[gw1 gw2 gw3 gw4 w1]" {
+	if s := shapeOf(o, 1); s.gateways != 4 || s.witnesses != 1 || s.profile != "wan" || fmt.Sprint(s.members()) != "[gw1 gw2 gw3 gw4 w1]" {
 		t.Errorf("asked for 4 gateways, got %v: %v", s, s.members())
 	}
 }

@@ -30,10 +30,10 @@ func networkKinds() []kind {
 		{name: "storm", cause: relay(stormy, stormy)},
 		{name: "storm-everywhere", cause: everywhere(stormy)},
 		{name: "steal-vip", cause: func(_ context.Context, w *world, _ string, _ plan) (func() error, error) {
-			return undo(w.lab.Steal(rogue, lab.VIP4))
+			return undo(w.lab.Steal(rogue, w.shape.vip))
 		}},
 		{name: "forge-vip", cause: func(_ context.Context, w *world, node string, p plan) (func() error, error) {
-			return undo(w.lab.Forge(rogue, lab.VIP4.Addr(), w.gatewayBeside(node, p)))
+			return undo(w.lab.Forge(rogue, w.shape.vip.Addr(), w.gatewayBeside(node, p)))
 		}},
 	}
 }

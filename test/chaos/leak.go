@@ -58,7 +58,7 @@ type footprint struct {
 // leaks looks until nothing is left that should not be, for a short time: what
 // ends takes a moment.
 func (w *world) leaks(ctx context.Context) error {
-	return soon(func() error {
+	return w.soon(func() error {
 		now, err := w.look(ctx)
 		if err != nil {
 			return err

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/test/lab"
+	"github.com/holdfast-ha/holdfast/test/page"
 )
 
 type options struct {
@@ -60,7 +61,7 @@ func main() {
 	flag.IntVar(&o.failures, "failures", 1, "stop after so many failed rounds")
 	flag.StringVar(&o.level, "log", o.level, "log level of the members")
 	flag.StringVar(&o.only, "only", "", "draw this kind of fault only")
-	flag.StringVar(&o.report, "report", "", "write the result as a section of Markdown to this file")
+	flag.StringVar(&o.report, "report", "", "put the result as a part of Markdown into this file")
 	flag.DurationVar(&o.gap, "gap", 0, "count a round with a longer gap as failed, to keep its logs; 0 = never")
 	flag.Parse()
 	path, err := filepath.Abs(o.binary)
@@ -88,7 +89,7 @@ func main() {
 		fatal(1, err, "sudo make chaos")
 	}
 	if o.report != "" {
-		err = errors.Join(err, os.WriteFile(o.report, []byte(sum.markdown()), 0o644))
+		err = errors.Join(err, page.Put(o.report, "chaos", sum.markdown()))
 	}
 	if err != nil {
 		fatal(1, err, sum.again())

@@ -112,7 +112,7 @@ func (w *world) round(ctx context.Context, n int, plans []plan) result {
 	if clients.h != nil {
 		r.requests = clients.h.Told
 	}
-	next, err := watch(w.cluster)
+	next, err := w.watch()
 	r.err = errors.Join(r.err, err)
 	report, err := w.probe.Stop()
 	r.err = errors.Join(r.err, err)

@@ -22,6 +22,8 @@ type world struct {
 	env     scenario.Env
 	probe   *lab.Probe
 	load    *load
+	// patience is how long what ends may take to be gone.
+	patience time.Duration
 
 	// What the faults of a round have left to do.
 	marks    [][]string      // commands that take marks off
@@ -40,7 +42,7 @@ type world struct {
 func newWorld(ctx context.Context, o options, n int) (*world, error) {
 	s := shapeOf(o, n)
 	w := &world{
-		shape: s, expelled: map[string]bool{}, renewed: map[string]bool{}, rots: map[string]int{}, raftIDs: map[string]string{}, grown: map[process]usage{},
+		shape: s, patience: serveLimit, expelled: map[string]bool{}, renewed: map[string]bool{}, rots: map[string]int{}, raftIDs: map[string]string{}, grown: map[process]usage{},
 	}
 	var err error
 	if w.lab, err = lab.New(lab.Options{Gateways: s.gateways, Witnesses: s.witnesses, Clients: 2}); err != nil {
@@ -85,7 +87,7 @@ func (w *world) start(ctx context.Context, o options, n int) error {
 	if w.load, err = newLoad(w, o, n); err != nil {
 		return err
 	}
-	err = soon(func() (err error) {
+	err = w.soon(func() (err error) {
 		if w.before, err = w.look(ctx); err == nil {
 			w.raftIDs, err = w.identities()
 		}
@@ -94,13 +96,13 @@ func (w *world) start(ctx context.Context, o options, n int) error {
 	if err != nil {
 		return err
 	}
-	w.probe, err = watch(w.cluster)
+	w.probe, err = w.watch()
 	return err
 }
 
 // soon repeats a look at the cluster until nothing is wrong, for a short time.
-func soon(look func() error) error {
-	deadline := time.Now().Add(serveLimit)
+func (w *world) soon(look func() error) error {
+	deadline := time.Now().Add(w.patience)
 	for {
 		err := look()
 		if err == nil || time.Now().After(deadline) {
@@ -110,8 +112,8 @@ func soon(look func() error) error {
 	}
 }
 
-func watch(c *lab.Cluster) (*lab.Probe, error) {
-	return c.Lab().StartProbe(lab.ProbeOptions{GapOver: 2 * time.Millisecond, Strangers: []string{rogue}})
+func (w *world) watch() (*lab.Probe, error) {
+	return w.lab.StartProbe(lab.ProbeOptions{Target: w.shape.vip.Addr(), GapOver: 2 * time.Millisecond, Strangers: []string{rogue}})
 }
 
 // sockets are the control sockets of all members, in a fixed order.
