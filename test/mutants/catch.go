@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,7 +146,9 @@ func judge(c catcher, took time.Duration, text []byte, err error) outcome {
 // simDir is the program of the simulator.
 const simDir = "test/sim/cmd"
 
-var simSeeds = regexp.MustCompile(`(?m)^mutant caught after (\d+) seeds`)
+// simFailed is the last line of a simulator that has seen a violation: how many
+// seeds it took, and what was violated.
+var simFailed = regexp.MustCompile(`(?m)^violations in \d+ of (\d+) seeds: \d+ \(([^)]*)\)`)
 
 func (mc *machine) simulate(ctx context.Context, t *tree, c catcher) outcome {
 	if _, err := os.Stat(filepath.Join(t.root, simDir)); err != nil {
@@ -160,7 +163,7 @@ func (mc *machine) simulate(ctx context.Context, t *tree, c catcher) outcome {
 	began := time.Now()
 	text, err := command(ctx, simLimit, t.root, bin, "-mutant", "-procs", "1", "-seeds", fmt.Sprint(c.seeds))
 	out := outcome{catcher: c, took: time.Since(began), text: tail(text)}
-	m := simSeeds.FindSubmatch(text)
+	m := simFailed.FindSubmatch(text)
 	switch {
 	case err == nil:
 	case errors.Is(err, context.DeadlineExceeded):
@@ -169,7 +172,8 @@ func (mc *machine) simulate(ctx context.Context, t *tree, c catcher) outcome {
 		out.kind, out.text = broken, fmt.Sprintf("%v: %s", err, tail(text))
 	default:
 		out.kind = caught
-		fmt.Sscan(string(m[1]), &out.seeds)
+		out.by = []string{string(m[2])}
+		out.seeds, _ = strconv.Atoi(string(m[1])) // digits, and few of them
 	}
 	return out
 }

@@ -181,7 +181,7 @@ var electionMutants = []mutant{
 		name: "g6-abstaining-node-campaigns", rule: "G6", bug: "a node that abstains, or is no voter, campaigns",
 		file:  driverFile,
 		edit:  edit{"	if !d.abstains() && !d.full && d.el.mayCampaign", "	if !d.full && d.el.mayCampaign"},
-		catch: []catcher{test(quorumPkg)},
+		catch: []catcher{test(quorumPkg, "TestAbstainingNodeDoesNotVote")},
 	},
 	{
 		name: "raft-answers-before-it-stores", rule: "I7", bug: "votes and acknowledgements leave before what they promise is on disk",
@@ -196,7 +196,7 @@ var electionMutants = []mutant{
 			"	for _, e := range m.GetEntries() {\n		d.tail.hand(e)\n",
 			"	for _, e := range append(m.GetEntries()[:len(m.GetEntries()):len(m.GetEntries())], d.tail.entries[min(len(m.GetEntries()), len(d.tail.entries)):]...) {\n		if e.GetIndex() <= d.tail.handed {\n			continue\n		}\n		d.tail.hand(e)\n",
 		},
-		catch: []catcher{test(quorumPkg), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestRandomFaults"), sim(500)},
 	},
 	{
 		name: "raft-read-without-majority", rule: "I3", bug: "a leader answers reads without asking a majority, also when it has been replaced",

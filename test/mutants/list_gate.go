@@ -54,7 +54,7 @@ var gateMutants = []mutant{
 		name: "gate-close-keeps-the-value", rule: "gate", bug: "closing a group does not zero its value",
 		file:  "netfence/gate.go",
 		edit:  edit{"	g.t.zero(group)\n	return g.t.isZero(group)\n", "	return nil\n"},
-		catch: []catcher{test(fencePkg)},
+		catch: []catcher{test(fencePkg, "TestOpenRules")},
 	},
 	{
 		name: "gate-opened-by-a-replaced-worker", rule: "gate", bug: "a worker whose number was taken away is not told so, and goes on",
@@ -66,6 +66,6 @@ var gateMutants = []mutant{
 		name: "gate-close-all-keeps-the-number", rule: "gate", bug: "the guard closes the values but not the number, so a dying worker can open again",
 		file:  "netfence/fence.go",
 		edit:  edit{"	return errors.Join(f.t.setNumber(0), f.t.zeroAll())\n", "	return f.t.zeroAll()\n"},
-		catch: []catcher{test(fencePkg)},
+		catch: []catcher{test(fencePkg, "TestGuardCloses")},
 	},
 }

@@ -238,7 +238,7 @@ var grantMutants = []mutant{
 		name: "clone-not-seen", rule: "clone", bug: "two workers that take turns under one raft id are not noticed",
 		file:  "internal/node/peers.go",
 		edit:  edit{"			p.cloneUntil = now + int64(memory)\n", ""},
-		catch: []catcher{test(nodePkg)},
+		catch: []catcher{test(nodePkg, "TestPeerSeesClones")},
 	},
 	{
 		name: "rollback-not-seen", rule: "rollback", bug: "a worker of a virtual machine set back in memory goes on",

@@ -37,7 +37,7 @@ var memberMutants = []mutant{
 		name: "g4-new-leader-trusts-the-old", rule: "G4", bug: "a new leader counts the wait of G4 from what the one before was told",
 		file:  plannerFile,
 		edit:  edit{"func (p *Planner) Lead() { p.majority, p.settled = 0, 0 }", "func (p *Planner) Lead() {}"},
-		catch: []catcher{test(memberPkg)},
+		catch: []catcher{test(memberPkg, "TestWaitBetweenChanges")},
 	},
 	{
 		name: "g4-two-changes-at-once", rule: "G4", bug: "a change of members is proposed while another is in the log",
@@ -49,7 +49,7 @@ var memberMutants = []mutant{
 		name: "g4-learner-promoted-early", rule: "G4", bug: "a learner becomes a voter that may not grant yet",
 		file:  repairFile,
 		edit:  edit{"	return pl.p.ready[id] + pl.p.promise\n", "	return pl.p.ready[id]\n"},
-		catch: []catcher{test(memberPkg)},
+		catch: []catcher{test(memberPkg, "TestNewDataIsReplacedByItself")},
 	},
 	{
 		name: "f1-founds-from-different-files", rule: "F1", bug: "a cluster is founded by members whose files differ",
@@ -133,7 +133,7 @@ var memberMutants = []mutant{
 		name: "f2-promoted-before-it-is-filled", rule: "F2", bug: "a new node becomes a voter before it has caught up",
 		file:  repairFile,
 		edit:  edit{"case !known || match+CaughtUp < in.Commit:", "case !known:"},
-		catch: []catcher{test(memberPkg)},
+		catch: []catcher{test(memberPkg, "TestNewDataIsReplacedByItself")},
 	},
 	{
 		name: "f2-removal-breaks-the-majority", rule: "F2", bug: "a member is removed although those that are left and heard are no majority",

@@ -77,13 +77,13 @@ var noteMutants = []mutant{
 		name: "g5-note-of-another-cluster", rule: "G5", bug: "a note of a cluster that was founded anew counts",
 		file:  notesFile,
 		edit:  edit{"if note.Cluster != n.cluster {", "if false {"},
-		catch: []catcher{test(nodePkg)},
+		catch: []catcher{test(nodePkg, "TestNotebookChecksNotes")},
 	},
 	{
 		name: "g5-unsigned-note", rule: "G5", bug: "the signature of a note is not checked",
 		file:  notesFile,
 		edit:  edit{"if err := lease.VerifyNote(raw, pub); err != nil {", "if err := lease.VerifyNote(raw, pub); err != nil && len(raw) == 0 {"},
-		catch: []catcher{test(nodePkg)},
+		catch: []catcher{test(nodePkg, "TestNotebookChecksNotes")},
 	},
 	{
 		name: "g5-release-ends-a-later-epoch", rule: "G5", bug: "the release of one epoch ends the grant of another",
@@ -101,13 +101,13 @@ var noteMutants = []mutant{
 		name: "g5-note-not-repeated", rule: "G5", bug: "a note is not passed on, so a voter that lost the datagram waits for the whole promise",
 		file:  notesFile,
 		edit:  edit{"now <= n.entries[i].learned+n.repeat;", "now < n.entries[i].learned;"},
-		catch: []catcher{test(nodePkg)},
+		catch: []catcher{test(nodePkg, "TestNotebookForgetsLaterThanItRepeats")},
 	},
 	{
 		name: "g5-assign-without-notes", rule: "G5", bug: "an Assign does not carry the notes that it rests on",
 		file:  "internal/node/notes.go",
 		edit:  edit{"		if e.note.Node == node && (over || release) {", "		if e.note.Node == node && (over || release) && false {"},
-		catch: []catcher{test(nodePkg, "TestG5AssignCarriesTheNotes")},
+		catch: []catcher{test(nodePkg, "TestNotebookFindsWhatEndsAnEpoch")},
 	},
 	{
 		name: "g7-next-worker-before-reaping", rule: "G7", bug: "the guard starts the next worker before the last one was reaped",
@@ -140,7 +140,7 @@ var noteMutants = []mutant{
 		name: "guard-hang-not-seen", rule: "G5", bug: "a worker that hangs is not ended",
 		file:  lifeFile,
 		edit:  edit{"silent := time.Duration(now - l.lastBeat()); silent > limit", "silent := time.Duration(now - l.lastBeat()); silent > limit+time.Hour"},
-		catch: []catcher{test(guardPkg)},
+		catch: []catcher{test(guardPkg, "TestHungWorkerIsKilled")},
 	},
 	{
 		name: "guard-gone-worker-stays", rule: "G5", bug: "a worker whose guard is gone goes on holding, with nobody to close for it",

@@ -101,7 +101,7 @@ var placementMutants = []mutant{
 		name: "a4-sick-holder-stays", rule: "A4", bug: "a healthier member does not take over",
 		file:  decideFile,
 		edit:  edit{"case best.Health < health:", "case false:"},
-		catch: []catcher{test(placementPkg)},
+		catch: []catcher{test(placementPkg, "TestA4EqualMeansStay")},
 	},
 	{
 		name: "a4-holds-without-carrier", rule: "A4", bug: "a holder whose interface has no carrier goes on holding",

@@ -27,7 +27,7 @@ var stateMutants = []mutant{
 		name: "ttl-clock-goes-back", rule: "I6", bug: "the committed clock of a new leader may be earlier than that of the last",
 		file:  "storage/kv/store.go",
 		edit:  edit{"	s.clock = max(s.clock, clock)\n", "	s.clock = clock\n"},
-		catch: []catcher{test(kvPkg), sim(2000)},
+		catch: []catcher{test(kvPkg, "TestExpiry"), sim(2000)},
 	},
 	{
 		name: "request-id-forgotten-after-a-snapshot", rule: "I2", bug: "a request that is repeated after a snapshot is executed twice",
@@ -71,7 +71,7 @@ var stateMutants = []mutant{
 		file:  "storage/kv/snapshot.go",
 		edit:  edit{"	s.history.compacted = d.u64()\n", "	d.u64()\n"},
 		also:  []edit{{"	if got := d.s.Hash(); got != want {", "	if got := d.s.Hash(); false {"}},
-		catch: []catcher{test(kvPkg)},
+		catch: []catcher{test(kvPkg, "TestHistoryIsBounded")},
 	},
 	{
 		name: "watch-splits-a-revision", rule: "watch", bug: "a page of events ends within a revision, and the rest of it is missed",

@@ -106,7 +106,7 @@ var storageMutants = []mutant{
 		name: "snapshot-received-unchecked", rule: "I6", bug: "a snapshot that was received is not compared with the one announced",
 		file:  "storage/snapreceive.go",
 		edit:  edit{"	if !got.sameState(&r.meta) || got.Size != r.meta.Size || got.Sum != r.meta.Sum {", "	if !got.sameState(&got) {"},
-		catch: []catcher{test(storagePkg)},
+		catch: []catcher{test(storagePkg, "TestReceiveRefusesDamage")},
 	},
 	{
 		name: "snapshot-loses-the-vote", rule: "I7", bug: "the release of the log takes the vote of the present term with it",
@@ -118,7 +118,7 @@ var storageMutants = []mutant{
 		name: "snapshot-vote-kept-in-a-new-term", rule: "I4", bug: "a vote of an older term stands in the term that a snapshot brings",
 		file:  compactFile,
 		edit:  edit{"		t, vote = term, 0\n", "		t = term\n"},
-		catch: []catcher{test(storagePkg)},
+		catch: []catcher{test(storagePkg, "TestCrashAtEveryOperation")},
 	},
 	{
 		name: "epoch-reused", rule: "1", bug: "two Assigns that were decided from the same epoch both count",
@@ -148,6 +148,6 @@ var storageMutants = []mutant{
 		name: "audit-chain-not-linked", rule: "I11", bug: "the hash of an event does not cover the one before",
 		file:  "storage/audit/trail.go",
 		edit:  edit{"	e.Hash = chain(t.head, record)\n", "	e.Hash = chain([32]byte{}, record)\n"},
-		catch: []catcher{test("./storage/audit")},
+		catch: []catcher{test("./storage/audit", "TestTrailModel")},
 	},
 }

@@ -24,13 +24,13 @@ var transportMutants = []mutant{
 		name: "old-beat-taken", rule: "section 4", bug: "a beat that was overtaken by a later one is taken, with what it says",
 		file:  "internal/node/peers.go",
 		edit:  edit{"		if b.Sequence <= p.sequence {\n			return beatOld\n		}\n", ""},
-		catch: []catcher{test(nodePkg), sim(2000)},
+		catch: []catcher{test(nodePkg, "TestPeerTakesEachBeatOnce"), sim(2000)},
 	},
 	{
 		name: "beat-of-an-ended-worker", rule: "G5", bug: "a beat of an incarnation that is over is taken",
 		file:  "internal/node/peers.go",
 		edit:  edit{"	if p.over[b.Incarnation] {\n		return beatOver\n	}\n", ""},
-		catch: []catcher{test(nodePkg), sim(2000)},
+		catch: []catcher{test(nodePkg, "TestPeerSeesClones"), sim(2000)},
 	},
 	{
 		name: "answer-asks", rule: "section 4", bug: "an answer is answered, without end",

@@ -47,7 +47,7 @@ var walMutants = []mutant{
 		name: "wal-parents-not-synced", rule: "I7", bug: "a directory that was made may be gone after a power cut",
 		file:  "internal/vfs/os.go",
 		edit:  edit{"	return fsys.SyncDir(parent)\n", "	return nil\n"},
-		catch: []catcher{test("./internal/vfs"), test(storagePkg)},
+		catch: []catcher{test("./internal/vfs", "TestMemCrash")},
 	},
 	{
 		name: "wal-file-not-synced", rule: "I7", bug: "a small file is published before its contents are on disk",
@@ -83,7 +83,7 @@ var walMutants = []mutant{
 		name: "wal-payload-length-not-bounded", rule: "F3", bug: "the length of a record is trusted beyond its batch",
 		file:  scanFile,
 		edit:  edit{"		if next > end {\n", "		if false {\n"},
-		catch: []catcher{test(walPkg)},
+		catch: []catcher{test(walPkg, "FuzzSegment")},
 	},
 	{
 		name: "wal-index-of-a-torn-record", rule: "F3", bug: "the last index counts the records of a batch that was never completely written",
@@ -164,6 +164,6 @@ var walMutants = []mutant{
 		name: "wal-chain-not-checked", rule: "F3", bug: "a batch that does not follow the one before is taken",
 		file:  scanFile,
 		edit:  edit{"	case prev != s.prev:", "	case false:"},
-		catch: []catcher{test(walPkg)},
+		catch: []catcher{test(walPkg, "TestRecovery")},
 	},
 }

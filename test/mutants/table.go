@@ -49,7 +49,7 @@ const maxNamed = 2
 
 func nameOf(o outcome) string {
 	if o.catcher.isSim() {
-		return "sim"
+		return "sim (" + strings.Join(o.by, "") + ")"
 	}
 	by := o.by
 	more := ""
@@ -65,7 +65,7 @@ func nameOf(o outcome) string {
 
 func costOf(o outcome) string {
 	if o.catcher.isSim() {
-		return fmt.Sprintf("%d seeds", o.seeds)
+		return fmt.Sprintf("%d seeds, %.1f s", o.seeds, o.took.Seconds())
 	}
 	return fmt.Sprintf("%.1f s", o.took.Round(100*time.Millisecond).Seconds())
 }
