@@ -116,7 +116,8 @@ type totals struct {
 	faults                                                     map[string]int
 	operations, unknown, moves, switches, undecided, withMoves int
 	turns, events, entries, hashes                             uint64
-	maxGap                                                     time.Duration
+	maxGap, calmGap                                            time.Duration
+	calmSeed                                                   uint64
 	frozen                                                     int
 	frozenMax                                                  time.Duration
 }
@@ -137,6 +138,9 @@ func (t *totals) add(r Result) {
 	t.entries += r.Entries
 	t.hashes += r.Hashes
 	t.maxGap = max(t.maxGap, r.MaxGap)
+	if r.CalmGap > t.calmGap {
+		t.calmGap, t.calmSeed = r.CalmGap, r.Seed
+	}
 	t.frozen += r.Frozen
 	t.frozenMax = max(t.frozenMax, r.FrozenMax)
 	if r.Failure != nil {
@@ -148,7 +152,8 @@ func (t *totals) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seeds %d, failed %d, simulated %.1f h, turns %d, events %d\n", t.seeds, t.failed, t.simulated.Hours(), t.turns, t.events)
 	fmt.Fprintf(&b, "operations %d (outcome unknown %d, keys undecided %d), entries compared %d, states compared %d\n", t.operations, t.unknown, t.undecided, t.entries, t.hashes)
-	fmt.Fprintf(&b, "moves %d, planned switchovers %d, longest time without holder %v\n", t.moves, t.switches, t.maxGap.Round(time.Millisecond))
+	fmt.Fprintf(&b, "moves %d, planned switchovers %d, longest time without holder %v, of it while nothing was wrong %v (seed %d)\n",
+		t.moves, t.switches, t.maxGap.Round(time.Millisecond), t.calmGap.Round(time.Millisecond), t.calmSeed)
 	fmt.Fprintf(&b, "doubles after a frozen machine %d, longest %v\nfaults:", t.frozen, t.frozenMax.Round(time.Microsecond))
 	names := make([]string, 0, len(t.faults))
 	sum := 0

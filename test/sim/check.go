@@ -99,6 +99,9 @@ func (c *checks) opened(h *host, group uint16, frozen bool) *opening {
 		}
 	}
 	for _, e := range c.last[group] {
+		if w.opt.Mode == beyond {
+			break // what is queued counts for nothing there
+		}
 		margin := int64(0)
 		switch e.why {
 		case closedByHand:
@@ -115,6 +118,9 @@ func (c *checks) opened(h *host, group uint16, frozen bool) *opening {
 	if since := c.away[group]; since != 0 || c.held[group] == nil {
 		if c.held[group] != nil {
 			c.gaps[group] = append(c.gaps[group], gap{group, since, w.now, c.held[group], h})
+			if w.active == 0 {
+				w.result.CalmGap = max(w.result.CalmGap, time.Duration(w.now-max(since, w.calm.since)))
+			}
 		}
 		c.away[group] = 0
 	}
@@ -179,7 +185,7 @@ func (c *checks) noteLeaves(h *host, raw []byte) {
 	} else if _, known := c.ends[n]; !known {
 		c.ends[n], first = now, true
 	}
-	if !first || !h.gateway {
+	if !first || !h.gateway || c.w.opt.Mode == beyond {
 		return
 	}
 	c.w.note("%s note %v %x group %d epoch %d", h.name, n.Kind, n.Incarnation>>48, n.Group, n.Epoch)
@@ -240,6 +246,9 @@ func (c *checks) promises(p *process, grants []lease.Standing) {
 }
 
 func (c *checks) superseded(h *host, v *vow, g lease.Standing, local int64) {
+	if c.w.opt.Mode == beyond {
+		return // there a promise is worth nothing
+	}
 	if _, over := c.overs[v.to]; over {
 		return
 	}

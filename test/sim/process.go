@@ -144,9 +144,15 @@ func (p *process) wake(t int64) {
 	}
 	p.turnAt = t
 	p.at(t, func() {
-		if p.turnAt == t && !p.ending {
-			p.turn()
+		if p.turnAt != t || p.ending {
+			return
 		}
+		p.turnAt = 0
+		if p.busy > p.w.now { // it was planned by what came within that turn
+			p.wake(p.busy)
+			return
+		}
+		p.turn()
 	})
 }
 
@@ -165,7 +171,6 @@ func (p *process) deliver(do func()) {
 }
 
 func (p *process) turn() {
-	p.turnAt = 0
 	var next int64
 	var ended bool
 	var err error

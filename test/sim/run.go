@@ -20,6 +20,7 @@ type Result struct {
 	Moves       int
 	Switchovers int
 	MaxGap      time.Duration
+	CalmGap     time.Duration // longest time without holder while nothing was wrong
 	Frozen      int
 	FrozenMax   time.Duration
 	Entries     uint64

@@ -33,6 +33,9 @@ type Options struct {
 	Log func(string)
 }
 
+// beyond is the mode in which clocks are worse than any promise allows.
+const beyond = "beyond"
+
 // world is one run.
 type world struct {
 	opt     Options
@@ -186,11 +189,11 @@ func drawShape(p, m, paths, g float64) (profile string, members, ways, groups in
 func drawRate(h *host, mode string) int64 {
 	const rho = million / 10
 	x := h.sched.Float64()
-	if mode == "beyond" {
-		if h.gateway {
-			return -3 * rho // a holder that is slow
+	if mode == beyond {
+		if x < 0.5 {
+			return -3 * rho // slow: a holder that holds for too long
 		}
-		return 3 * rho
+		return 3 * rho // fast: a voter that promises for too short
 	}
 	switch {
 	case x < 0.25:
