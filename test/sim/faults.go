@@ -84,11 +84,15 @@ func (w *world) faultsOf(f Fault, h *host, r *rand.Rand) (end func()) {
 	case "rot", "rot-stopped", "wipe", "member":
 		return w.spoil(f, h, r)
 	case "rate":
-		if ppm := drawRate(h, w.opt.Mode); h.powered {
-			h.clk.setRate(w.now, ppm)
-			h.ppm = ppm
-			h.gate.lookAll(endedByDeadline)
+		at := w.now
+		if h.proc != nil {
+			at = max(at, h.proc.busy) // what it has read of the clock stays
 		}
+		h.at(at, func() {
+			h.ppm = drawRate(h, w.opt.Mode)
+			h.clk.setRate(w.now, h.ppm)
+			h.gate.lookAll(endedByDeadline)
+		})
 	default:
 		return w.operate(f, h, r)
 	}
