@@ -15,7 +15,11 @@ import (
 // clients have stopped; the writers of the ledger are held meanwhile.
 func (w *world) audit(ctx context.Context, x *history) error {
 	defer w.load.ledger.Hold()()
-	if err := w.sameState(ctx); err != nil {
+	last := w.load.ledger.Last()
+	if x.h != nil {
+		last = max(last, x.h.Last())
+	}
+	if err := w.sameState(ctx, last); err != nil {
 		return err
 	}
 	through := w.shape.members()[int(w.load.last)%len(w.shape.members())]
@@ -27,17 +31,18 @@ func (w *world) audit(ctx context.Context, x *history) error {
 	)
 }
 
-// sameState waits until all members have applied the same entry and compares
-// the hashes of their states.
-func (w *world) sameState(ctx context.Context) error {
-	deadline := time.Now().Add(healLimit)
+// sameState waits until all members have applied the same entry, that of a
+// revision or a later one, and compares the hashes of their states. Nobody
+// writes meanwhile.
+func (w *world) sameState(ctx context.Context, revision uint64) error {
+	began := time.Now()
 	for {
-		same, err := w.compareStates()
-		if same || err != nil {
+		why, err := w.compareStates(began, revision)
+		if why == "" || err != nil {
 			return err
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the members have not applied the same entry in %v", healLimit)
+		if time.Since(began) > healLimit {
+			return fmt.Errorf("the members have not applied the same entry in %v: %s", healLimit, why)
 		}
 		select {
 		case <-ctx.Done():
@@ -47,24 +52,29 @@ func (w *world) sameState(ctx context.Context) error {
 	}
 }
 
-// compareStates reports whether all members have applied the same entry; the
-// error is that their states then differ.
-func (w *world) compareStates() (same bool, err error) {
+// compareStates says why the states cannot be compared yet, "" when they are
+// the same; the error is that they differ. A status may be a little old, and a
+// follower does not know of the last entries before it is told that they are
+// committed: so it counts only when it was made since, and has all that any
+// client knows of.
+func (w *world) compareStates(since time.Time, revision uint64) (why string, err error) {
 	var first *lab.Status
 	for _, node := range w.cluster.Names() {
 		s, err := w.cluster.StatusOf(node)
 		switch {
 		case err != nil:
-			return false, nil // asked again
-		case s.State.Applied != s.State.Commit || first != nil && s.State.Applied != first.State.Applied:
-			return false, nil
+			return err.Error(), nil
+		case s.AsOf.Before(since) || s.State.Revision < revision || s.State.Applied != s.State.Commit:
+			return fmt.Sprintf("%s has applied %d of %d, revision %d of %d", node, s.State.Applied, s.State.Commit, s.State.Revision, revision), nil
 		case first == nil:
 			first = s
+		case s.State.Applied != first.State.Applied:
+			return fmt.Sprintf("%s has applied %d, %s %d", node, s.State.Applied, first.Node, first.State.Applied), nil
 		case s.State.Hash != first.State.Hash || s.State.Hash == "":
-			return false, fmt.Errorf("the states at entry %d differ: %s has %q, %s has %q", s.State.Applied, node, s.State.Hash, first.Node, first.State.Hash)
+			return "", fmt.Errorf("the states at entry %d differ: %s has %q, %s has %q", s.State.Applied, node, s.State.Hash, first.Node, first.State.Hash)
 		}
 	}
-	return true, nil
+	return "", nil
 }
 
 // trailHead is a part of what `holdfast audit verify --json` prints.

@@ -131,7 +131,7 @@ func (w *world) sockets(first ...string) []string {
 // the members in order and looks for what they left on their hosts.
 func (w *world) retire(ctx context.Context) error {
 	w.load.stop()
-	if err := w.sameState(ctx); err != nil {
+	if err := w.sameState(ctx, w.load.ledger.Last()); err != nil {
 		return err
 	}
 	if err := w.load.verifyAll(ctx); err != nil {
@@ -187,8 +187,9 @@ func (w *world) settle(ctx context.Context) error {
 	return err
 }
 
-// whole waits until the cluster says that it is whole, every member votes, and
-// each that lost what it had stored is back as a new one.
+// whole waits until the cluster says that it is whole, every member votes and
+// has room on its disk, and each that lost what it had stored is back as a new
+// one.
 func (w *world) whole(ctx context.Context, limit time.Duration) error {
 	deadline := time.Now().Add(limit)
 	for {
@@ -198,6 +199,9 @@ func (w *world) whole(ctx context.Context, limit time.Duration) error {
 		ids, err := w.identities()
 		if err == nil {
 			err = w.identityFault(ids)
+		}
+		if err == nil {
+			err = w.blocked()
 		}
 		if err == nil {
 			for node := range w.renewed {
@@ -211,6 +215,20 @@ func (w *world) whole(ctx context.Context, limit time.Duration) error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// blocked says which member has not seen yet that there is room on its disk.
+func (w *world) blocked() error {
+	for _, node := range w.cluster.Names() {
+		s, err := w.cluster.StatusOf(node)
+		if err != nil {
+			return err
+		}
+		if s.WAL.Blocked != "" {
+			return fmt.Errorf("%s writes nothing: %s", node, s.WAL.Blocked)
+		}
+	}
+	return nil
 }
 
 // identityFault says which member is another one than it should be: one that

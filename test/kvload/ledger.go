@@ -107,6 +107,17 @@ func (l *Ledger) Put(ctx context.Context, c *Conn) error {
 // Acked returns how many writes were acknowledged.
 func (l *Ledger) Acked() int { return int(l.acked.Load()) }
 
+// Last returns the highest revision that a writer was told.
+func (l *Ledger) Last() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := uint64(0)
+	for _, rev := range l.done {
+		last = max(last, rev)
+	}
+	return last
+}
+
 // Codes returns how many writes were refused, by code.
 func (l *Ledger) Codes() map[string]int {
 	l.mu.Lock()
