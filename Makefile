@@ -15,7 +15,7 @@ UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
 ETCD := command -v etcd >/dev/null || { apt-get install -y --no-install-recommends etcd-server && { systemctl disable --now etcd 2>/dev/null || true; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench bench-state bench-wal chaos fuzz generate lint setup root verify-generated unit system
+.PHONY: help demo test build bench bench-state bench-wal sim sim-rows model mutants chaos fuzz generate lint setup root verify-generated unit system proof
 
 help: ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ help: ## print this help
 demo: setup build ## two gateways, a witness and a client in namespaces; every fault, gaps and doubles
 	$(GO) run ./test/demo -binary $(BIN) -profile $(or $(PROFILE),all)
 
-test: setup lint verify-generated unit system ## every test (root)
+test: setup lint verify-generated unit system proof ## every test (root)
 
 build: ## the static binary bin/holdfast
 	$(BUILD) -o $(BIN) ./cmd/holdfast
@@ -40,14 +40,27 @@ bench-state: setup build ## durable state beside etcd and other logs, 12 minutes
 bench-wal: build ## the write-ahead log beside others, printed only (QUICK=1: little of it)
 	$(GO) run ./test/bench -binary $(BIN) -part wal $(if $(QUICK),-quick)
 
-chaos: setup build ## random faults for MINUTES (or ROUNDS), zero doubles or it fails
-	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0)
+sim: ## simulated clusters, SEEDS=N lives of one (default 10000), SEED=first
+	$(GO) run ./test/sim/cmd -seeds $(or $(SEEDS),10000) -first $(or $(SEED),1)
 
-fuzz: ## each fuzz target for FUZZTIME (default 30s)
-	@set -e; for pkg in $$($(GO) list ./...); do \
-	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
-	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),30s) $$pkg; \
-	  done; done
+sim-rows: ## the rows of the table of times, simulated, SEEDS=N lives each (default 200)
+	$(GO) run ./test/sim/cmd -rows -seeds $(or $(SEEDS),200)
+
+model: ## the rules of grants alone: all states within bounds, and RUNS=N random runs (default 10,000,000)
+	$(GO) run ./test/model -runs $(or $(RUNS),10000000)
+
+mutants: setup ## known bugs, put back one by one: each must be caught (30 minutes; ONLY=NAME)
+	$(GO) run ./test/mutants $(if $(ONLY),-only $(ONLY),-out docs/proof.md)
+
+chaos: setup build ## real daemons under random faults for MINUTES (or ROUNDS), zero violations or it fails
+	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0) $(if $(REPORT),-report $(REPORT))
+
+fuzz: ## every fuzz target, MINUTES in all (default 30)
+	@set -e; list=$$(for pkg in $$($(GO) list ./...); do \
+	  $(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz | sed "s|^|$$pkg |" || true; done); \
+	n=$$(echo "$$list" | wc -l); each=$$(( $(or $(MINUTES),30) * 60 / n )); test $$each -ge 1 || each=1; \
+	echo "$$n targets, $$each s each"; \
+	echo "$$list" | while read pkg f; do echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${each}s $$pkg; done
 
 generate: ## the BPF objects, with the clang named in bpf/CLANG_VERSION
 	$(GO) generate ./bpf
@@ -71,3 +84,7 @@ unit:
 
 system: build
 	HOLDFAST_BIN=$(CURDIR)/$(BIN) $(GO) test -shuffle=on -count=1 -p 1 -timeout 30m ./test/...
+
+# What chance decides, in doses that a test run can afford.
+proof: build
+	$(GO) run ./test/sim/cmd -seeds 2000
