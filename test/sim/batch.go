@@ -111,15 +111,15 @@ func (b *Batch) each(got func(Result) bool) error {
 
 // totals are the sums over many runs.
 type totals struct {
-	seeds, failed                                              int
-	simulated                                                  time.Duration
-	faults                                                     map[string]int
-	operations, unknown, moves, switches, undecided, withMoves int
-	turns, events, entries, hashes                             uint64
-	maxGap, calmGap                                            time.Duration
-	calmSeed                                                   uint64
-	frozen                                                     int
-	frozenMax                                                  time.Duration
+	seeds, failed                                   int
+	simulated                                       time.Duration
+	faults                                          map[string]int
+	operations, unknown, moves, switches, undecided int
+	turns, events, entries, hashes                  uint64
+	maxGap, calmGap                                 time.Duration
+	calmSeed                                        uint64
+	frozen                                          int
+	frozenMax                                       time.Duration
 }
 
 func (t *totals) add(r Result) {

@@ -211,12 +211,11 @@ func (c *checks) holders(group uint16) int { return len(c.open[group]) }
 
 // vow is the newest promise of one voter for one group (I5).
 type vow struct {
-	to          incarnationKey
-	epoch       uint64
-	until       int64 // local, of boot
-	boot        int
-	at          int64 // true time of the request that moved it last
-	description string
+	to    incarnationKey
+	epoch uint64
+	until int64 // local, of boot
+	boot  int
+	at    int64 // true time of the request that moved it last
 }
 
 type vowKey struct {

@@ -16,7 +16,6 @@ import (
 type seen struct {
 	applied   uint64
 	cluster   [16]byte
-	hashedAt  uint64
 	auditedTo uint64
 }
 

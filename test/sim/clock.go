@@ -62,8 +62,11 @@ func (c *bootClock) when(local int64) int64 {
 		}
 		rate := million + p.ppm
 		t := p.at + (d*million+rate-1)/rate
-		for p.local_(t) < local {
+		for p.local_(t) < local { // divisions round
 			t++
+		}
+		for t > p.at && p.local_(t-1) >= local {
+			t--
 		}
 		return t
 	}

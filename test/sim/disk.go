@@ -22,7 +22,6 @@ type disk struct {
 	hangUntil int64
 	failSync  bool // the next sync of the log fails, once
 	failWrite bool // the next write of the log fails, once
-	loseCache bool // what was not synced is lost with the process
 	trapOps   int
 	trap      func() // what happens at the trapOps'th change from now
 }

@@ -288,7 +288,7 @@ func (w *world) spoil(f Fault, h *host, r *rand.Rand) (end func()) {
 	case "member":
 		w.ask(nil, "member", map[string]any{"op": "remove", "name": h.name}, nil)
 		return func() {
-			w.insist("member", map[string]any{"op": "add", "name": h.name}, func() bool { return w.isMember(h) })
+			w.insist("member", map[string]any{"op": "add", "name": h.name}, w.staysMember(h))
 		}
 	}
 	h.powerOff()
@@ -430,6 +430,21 @@ func (w *world) insist(op string, body any, so func() bool) {
 		w.at(w.now+int64(300*time.Millisecond), try)
 	}
 	try()
+}
+
+// staysMember returns a function that is true when a host was found to be a
+// member so often in a row that no earlier removal can still be on its way.
+func (w *world) staysMember(h *host) func() bool {
+	since := int64(0)
+	return func() bool {
+		switch {
+		case !w.isMember(h):
+			since = 0
+		case since == 0:
+			since = w.now
+		}
+		return since != 0 && w.now-since > int64(w.scaled(3*time.Second))
+	}
 }
 
 // isMember tells whether a host votes in the committed configuration, as the

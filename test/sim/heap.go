@@ -32,6 +32,14 @@ func (a *agenda) add(at int64, do func()) {
 	}
 }
 
+// first is the time of the earliest event, never when there is none.
+func (a *agenda) first() int64 {
+	if len(a.events) == 0 {
+		return never
+	}
+	return a.events[0].at
+}
+
 // next takes the earliest event off; ok is false when there is none.
 func (a *agenda) next() (e event, ok bool) {
 	n := len(a.events) - 1

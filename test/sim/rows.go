@@ -14,9 +14,7 @@ type rowRun struct {
 	w    *world
 	name string
 	at   int64 // of the fault
-	from int64 // the gap counts from here; 0 = from the end of the last opening
 	was  *host
-	done bool
 }
 
 // Rows of the table, with the faults that stand for them.

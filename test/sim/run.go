@@ -36,7 +36,6 @@ type Result struct {
 // calm knows since when nothing is wrong.
 type calm struct {
 	since int64
-	late  int // openings missing, of the final check
 }
 
 // calmBound is how long a cluster that nothing happens to may be without leader

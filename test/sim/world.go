@@ -209,15 +209,11 @@ func drawRate(h *host, mode string) int64 {
 // loop carries the world on until it is done.
 func (w *world) loop(limit int64) {
 	for !w.done && w.failure == nil {
-		e, ok := w.agenda.next()
-		if !ok {
-			w.violate("stuck", "nothing happens any more")
-			return
-		}
-		if e.at > limit {
+		if w.agenda.first() > limit {
 			w.now = limit
 			return
 		}
+		e, _ := w.agenda.next()
 		w.now = e.at
 		w.events++
 		e.do()
