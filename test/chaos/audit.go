@@ -128,15 +128,16 @@ func (w *world) auditTrails(ctx context.Context, through string) error {
 	return nil
 }
 
-// unreachable is the exit code of a command that found no daemon.
-const unreachable = 3
+// damaged is the exit code of a command that found a broken chain.
+const damaged = 5
 
-// ask runs a command on a member, again while nobody is there: on a busy
-// machine a worker may be slow enough for its guard to start another.
+// ask runs a command on a member, again while it fails for another reason than
+// damage: on a busy machine a worker may be slow enough for its guard to start
+// another, also in the middle of an answer.
 func (w *world) ask(ctx context.Context, node string, args ...string) (lab.Output, error) {
 	for {
 		out, err := w.cluster.RunCLI(ctx, node, args...)
-		if err != nil || out.Code != unreachable {
+		if err != nil || out.Code == 0 || out.Code == damaged {
 			return out, err
 		}
 		select {

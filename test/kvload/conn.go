@@ -40,7 +40,7 @@ func Code(err error) string {
 
 const (
 	unreachable  = "unreachable"
-	removed      = "forbidden" // the member is none any more
+	removed      = "forbidden"     // the member is none any more
 	attemptLimit = 4 * time.Second // of one request
 	answerLimit  = 64 << 20        // bytes
 	firstPause   = 5 * time.Millisecond
