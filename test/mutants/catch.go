@@ -55,7 +55,11 @@ const (
 var exclusive = []string{"./internal/guard", "./internal/transport", "./netfence", "./vip", "./test/e2e"}
 
 // machine is what all workers share.
-type machine struct{ quiet sync.RWMutex }
+type machine struct {
+	quiet sync.RWMutex
+	// clean is the simulator of the tree without a mutant.
+	clean string
+}
 
 // run lets a catcher look at the tree.
 func (mc *machine) run(ctx context.Context, t *tree, c catcher) outcome {
@@ -147,14 +151,16 @@ func judge(c catcher, took time.Duration, text []byte, err error) outcome {
 const simDir = "test/sim/cmd"
 
 // simFailed is the last line of a simulator that has seen a violation: how many
-// seeds it took, and what was violated.
-var simFailed = regexp.MustCompile(`(?m)^violations in \d+ of (\d+) seeds: \d+ \(([^)]*)\)`)
+// seeds it took, which was the last, and what was violated.
+var simFailed = regexp.MustCompile(`(?m)^violations in \d+ of (\d+) seeds: (\d+) \(([^)]*)\)`)
+
+func simBinary(t *tree) string { return filepath.Join(t.root, ".mutants", "sim") }
 
 func (mc *machine) simulate(ctx context.Context, t *tree, c catcher) outcome {
 	if _, err := os.Stat(filepath.Join(t.root, simDir)); err != nil {
 		return outcome{catcher: c, kind: notThere}
 	}
-	bin := filepath.Join(t.root, ".mutants", "sim")
+	bin := simBinary(t)
 	if out := mc.build(ctx, t, bin, "build", "-trimpath", "-o", bin, "./"+simDir); out != nil {
 		return outcome{catcher: c, kind: broken, text: errCompile.Error() + ": " + tail(out)}
 	}
@@ -172,10 +178,22 @@ func (mc *machine) simulate(ctx context.Context, t *tree, c catcher) outcome {
 		out.kind, out.text = broken, fmt.Sprintf("%v: %s", err, tail(text))
 	default:
 		out.kind = caught
-		out.by = []string{string(m[2])}
+		out.by = []string{string(m[3])}
 		out.seeds, _ = strconv.Atoi(string(m[1])) // digits, and few of them
+		mc.confirm(ctx, &out, string(m[2]))
 	}
 	return out
+}
+
+// confirm runs the seed without the mutant: one that fails anyway has caught
+// nothing.
+func (mc *machine) confirm(ctx context.Context, out *outcome, seed string) {
+	if mc.clean == "" {
+		return // this is the clean tree
+	}
+	if text, err := command(ctx, simLimit, filepath.Dir(mc.clean), mc.clean, "-quiet", "-seed", seed); err != nil {
+		out.kind, out.text = broken, fmt.Sprintf("seed %s fails without the mutant too: %v: %s", seed, err, tail(text))
+	}
 }
 
 // tail is the end of an output.

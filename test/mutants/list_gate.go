@@ -12,19 +12,19 @@ var gateMutants = []mutant{
 		name: "gate-deadline-ignored", rule: "gate", bug: "the kernel lets frames pass after the deadline",
 		file:  gateC,
 		edit:  edit{"	return bpf_ktime_get_boot_ns() < v->deadline;\n", "	return v->deadline != 0;\n"},
-		catch: []catcher{test(fencePkg, "TestOpenRules")},
+		catch: []catcher{test(fencePkg, "TestPackets")},
 	},
 	{
 		name: "gate-incarnation-ignored", rule: "gate", bug: "the kernel does not compare the deadline's incarnation with the guard's number",
 		file:  gateC,
 		edit:  edit{"	if (v->incarnation != number)\n		return 0;\n", ""},
-		catch: []catcher{test(fencePkg, "TestOpenRules")},
+		catch: []catcher{test(fencePkg, "TestPackets")},
 	},
 	{
 		name: "gate-number-zero-opens", rule: "gate", bug: "a number of zero does not close every gate",
 		file:  gateC,
 		edit:  edit{"	if (number == 0)\n		return 0;\n", ""},
-		catch: []catcher{test(fencePkg, "TestOpenRules")},
+		catch: []catcher{test(fencePkg, "TestPackets")},
 	},
 	{
 		name: "gate-conflict-ignored", rule: "gate", bug: "a grant asked for before a conflict was seen opens the gate again",
@@ -60,7 +60,7 @@ var gateMutants = []mutant{
 		name: "gate-opened-by-a-replaced-worker", rule: "gate", bug: "a worker whose number was taken away is not told so, and goes on",
 		file:  "netfence/gate.go",
 		edit:  edit{"	if n != g.incarnation {\n", "	if false {\n"},
-		catch: []catcher{test(fencePkg, "TestGuardCloses")},
+		catch: []catcher{test(fencePkg, "TestOpenRules")},
 	},
 	{
 		name: "gate-close-all-keeps-the-number", rule: "gate", bug: "the guard closes the values but not the number, so a dying worker can open again",

@@ -15,7 +15,7 @@ var stateMutants = []mutant{
 		file:  "storage/kv/apply.go",
 		edit:  edit{"	s.advance(b.Clock)\n", "	s.advance(time.Now().UnixNano())\n"},
 		also:  []edit{{"	\"math\"\n", "	\"math\"\n	\"time\"\n"}},
-		catch: []catcher{test(kvPkg, "TestExpiry", "TestModel"), sim(500)},
+		catch: []catcher{test(kvPkg, "TestExpiry", "TestModel"), sim(200)},
 	},
 	{
 		name: "ttl-by-leaders-wall-clock", rule: "I6", bug: "the committed clock follows the wall clock of the leader, so a jump of it ends sessions",
@@ -27,7 +27,7 @@ var stateMutants = []mutant{
 		name: "ttl-clock-goes-back", rule: "I6", bug: "the committed clock of a new leader may be earlier than that of the last",
 		file:  "storage/kv/store.go",
 		edit:  edit{"	s.clock = max(s.clock, clock)\n", "	s.clock = clock\n"},
-		catch: []catcher{test(kvPkg, "TestExpiry"), sim(2000)},
+		catch: []catcher{test(kvPkg, "TestExpiry"), sim(500)},
 	},
 	{
 		name: "request-id-forgotten-after-a-snapshot", rule: "I2", bug: "a request that is repeated after a snapshot is executed twice",
@@ -40,7 +40,7 @@ var stateMutants = []mutant{
 		name: "request-id-not-remembered", rule: "I2", bug: "a request that is repeated is executed twice",
 		file:  "storage/kv/apply.go",
 		edit:  edit{"	if res.Code == OK || res.Code == NotMet {\n", "	if false {\n"},
-		catch: []catcher{test(kvPkg, "TestOnce"), sim(500)},
+		catch: []catcher{test(kvPkg, "TestOnce"), sim(200)},
 	},
 	{
 		name: "request-id-of-another-request", rule: "I2", bug: "another request under an id that was used is answered with the first one's outcome",
@@ -58,7 +58,7 @@ var stateMutants = []mutant{
 		name: "cas-compares-existence-only", rule: "I2", bug: "a compare-and-set accepts any revision of the key",
 		file:  "storage/kv/apply.go",
 		edit:  edit{"		return rev, rev == c.Rev\n", "		return rev, rev > 0\n"},
-		catch: []catcher{test(kvPkg, "TestModel"), sim(500)},
+		catch: []catcher{test(kvPkg, "TestModel"), sim(200)},
 	},
 	{
 		name: "watch-gap", rule: "watch", bug: "a watch that begins before the history does is not told so, and misses changes",
@@ -95,7 +95,7 @@ var stateMutants = []mutant{
 		name: "read-before-applied", rule: "I3", bug: "a linearizable read is answered before its index is applied",
 		file:  readsFile,
 		edit:  edit{"		if index > applied {\n			continue\n		}\n", "		_ = applied\n"},
-		catch: []catcher{test(nodePkg, "TestReadWaitsUntilItsIndexIsApplied"), sim(2000)},
+		catch: []catcher{test(nodePkg, "TestReadWaitsUntilItsIndexIsApplied"), sim(500)},
 	},
 	{
 		name: "read-answers-an-older-question", rule: "I3", bug: "readers are given the answer to a question that was asked before they came",
@@ -107,25 +107,25 @@ var stateMutants = []mutant{
 		name: "write-answered-when-proposed", rule: "I2", bug: "a client is told that its write is done before a majority has it",
 		file:  writesFile,
 		edit:  edit{"		q.flight[s.LastIndex] = flight{term: s.LastTerm, writes: taken}\n", "		for _, one := range taken {\n			q.finish(now, one, kv.Result{Code: kv.OK, Ops: make([]kv.OpResult, len(one.req.Then))}, nil)\n		}\n"},
-		catch: []catcher{test(nodePkg, "TestWriteIsAnsweredWhenApplied"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestWriteIsAnsweredWhenApplied"), sim(200)},
 	},
 	{
 		name: "write-of-a-lost-leadership-confirmed", rule: "I2", bug: "a write is confirmed by the entry of another leader at the same index",
 		file:  writesFile,
 		edit:  edit{"	if f.term != term {\n		return // writesOvertaken answers\n	}\n", ""},
-		catch: []catcher{test(nodePkg, "TestWriteOfALostLeadershipIsUnknown"), sim(2000)},
+		catch: []catcher{test(nodePkg, "TestWriteOfALostLeadershipIsUnknown"), sim(500)},
 	},
 	{
 		name: "answer-before-the-view", rule: "I3", bug: "a client that was told that its write is done does not find it in a local read",
 		file:  "internal/node/apply.go",
 		edit:  edit{"	if w.dataChanged {\n		w.dataChanged = false\n		w.publishView()\n	}\n	w.answerWrites(now)\n", "	w.answerWrites(now)\n	if w.dataChanged {\n		w.dataChanged = false\n		w.publishView()\n	}\n"},
-		catch: []catcher{test(nodePkg, "TestWriteIsAnsweredWhenApplied"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestWriteIsAnsweredWhenApplied"), sim(200)},
 	},
 	{
 		name: "failed-log-goes-on", rule: "I8", bug: "a worker whose log has failed goes on",
 		file:  "internal/node/loop.go",
 		edit:  edit{"func (w *worker) logFailed(int64) { w.fail(", "func (w *worker) logFailed(int64) { _ = error("},
 		also:  []edit{{"		if err := w.raft.Persisted(now, c); err != nil {\n			w.fail(err)\n", "		if err := w.raft.Persisted(now, c); err != nil {\n			w.log.Error(err.Error())\n"}},
-		catch: []catcher{test(nodePkg, "TestFailedLogEndsTheWorker"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestFailedLogEndsTheWorker"), sim(200)},
 	},
 }
