@@ -67,3 +67,39 @@ func TestFallbackKeepsTheWait(t *testing.T) {
 		t.Fatalf("campaigned %v before the wait was over", time.Duration(guard-asked))
 	}
 }
+
+// Covers E2: a vote, too, may be the first thing that a node hears after it has
+// lost its leader, the pre-vote before it having been lost.
+func TestLeaderIsForgottenBeforeAVote(t *testing.T) {
+	s, gw2, l := lone(t)
+	s.runUntil(10*testP, func() bool { return s.now+int64(testBeat) > gw2.d.el.lostAt() })
+	if gw2.d.view().lead != l.member.RaftID {
+		t.Fatalf("leader forgotten early: %s", s.picture())
+	}
+	s.now = gw2.d.el.lostAt()
+	term := gw2.d.view().term + 1
+	last, lastTerm := gw2.d.tail.last()
+	s.ask(t, gw2, s.node("w1"), term, last, lastTerm)
+	if v := gw2.d.view(); v.term != term || v.vote != s.node("w1").member.RaftID {
+		t.Fatalf("term %d vote %x: the request was ignored though the leader is lost", v.term, v.vote)
+	}
+}
+
+// Covers E6: a transfer ends after P/2, whatever became of it.
+func TestTransferEnds(t *testing.T) {
+	s := cluster(t, 16, "gw1", "gw2", "w1")
+	l := s.settle()
+	gw2 := s.node("gw2")
+	s.links[[2]*node{l, gw2}].cutRaft = true
+	s.check(l.d.Transfer(s.now, gw2.member.RaftID))
+	began := s.now
+	for _, c := range []struct {
+		after time.Duration
+		want  uint64
+	}{{testP/2 - 1, gw2.member.RaftID}, {testP / 2, 0}} {
+		l.d.Tick(began + int64(c.after))
+		if got := l.d.Status(began + int64(c.after)).TransferTo; got != c.want {
+			t.Fatalf("after %v the transfer goes to %x, want %x", c.after, got, c.want)
+		}
+	}
+}

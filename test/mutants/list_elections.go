@@ -40,7 +40,7 @@ var electionMutants = []mutant{
 		name: "e2-lost-leader-not-forgotten", rule: "E2", bug: "a voter whose leader is lost still knows it when it is asked for a vote, and raft ignores the request",
 		file:  driverFile,
 		edit:  edit{"	if d.el.lost(now) {\n		d.forgetLeader()\n		return\n	}\n	if m.GetType()", "	if m.GetType()"},
-		catch: []catcher{test(quorumPkg, "TestLeaderIsForgottenBeforeAVoteIsStepped"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestLeaderIsForgottenBeforeAVote"), sim(500)},
 	},
 	{
 		name: "e2-frames-of-an-ended-leader", rule: "E2", bug: "raft frames of an incarnation that is over are taken",
@@ -124,7 +124,7 @@ var electionMutants = []mutant{
 		name: "e6-transfer-never-aborted", rule: "E6", bug: "a transfer that does not end refuses writes for ever",
 		file:  "internal/quorum/transfer.go",
 		edit:  edit{"now-d.transfer.since >= int64(d.cfg.Promise/2)", "false"},
-		catch: []catcher{test(quorumPkg, "TestTransferIsAborted")},
+		catch: []catcher{test(quorumPkg, "TestTransferEnds")},
 	},
 	{
 		name: "e7-burst-of-ticks", rule: "E7", bug: "the ticks missed in a pause are made up for at once",
