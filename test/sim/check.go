@@ -120,6 +120,7 @@ func (c *checks) opened(h *host, group uint16, frozen bool) *opening {
 			c.gaps[group] = append(c.gaps[group], gap{group, since, w.now, c.held[group], h})
 			if w.active == 0 {
 				w.result.CalmGap = max(w.result.CalmGap, time.Duration(w.now-max(since, w.calm.since)))
+				w.checkCalmGap(group)
 			}
 		}
 		c.away[group] = 0

@@ -7,13 +7,20 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/holdfast-ha/holdfast/internal/lease"
 	"github.com/holdfast-ha/holdfast/internal/node"
 	"github.com/holdfast-ha/holdfast/storage/audit"
 	"github.com/holdfast-ha/holdfast/wal"
 )
 
-// seen is how far the checks have looked at one worker.
+// seen is how far the checks have looked at one worker, and what they saw in its
+// turn before.
 type seen struct {
+	at        int64
+	voter     bool
+	applies   map[uint16]uint64 // epoch applied, by group
+	granted   map[uint16]lease.Standing
+	shut      map[uint16]int64 // since when it holds a group behind a closed gate
 	applied   uint64
 	cluster   [16]byte
 	auditedTo uint64
@@ -63,9 +70,12 @@ func (c *checks) turned(p *process) {
 	}
 	s := c.seen[p]
 	if s == nil {
-		s = &seen{cluster: l.Cluster}
+		s = &seen{cluster: l.Cluster, applies: map[uint16]uint64{}, granted: map[uint16]lease.Standing{}, shut: map[uint16]int64{}}
 		c.seen[p] = s
 	}
+	c.grants(p, s, l)
+	c.holding(p, s, l)
+	s.at, s.voter = c.w.now, l.Voter
 	st := c.hosts[p.h.i]
 	st.raftID, st.cluster, st.founded = l.RaftID, l.Cluster, true
 	if l.Leads {
@@ -74,6 +84,51 @@ func (c *checks) turned(p *process) {
 	c.promises(p, l.Grants)
 	if l.Applied != s.applied {
 		c.applied(p, s, l)
+	}
+}
+
+// grants is G3 and G6: no grant of a voter goes back to a lower epoch, none is
+// given for one below what it had applied before, and none by who has no vote.
+func (c *checks) grants(p *process, s *seen, l node.Look) {
+	for _, g := range l.Grants {
+		old, known := s.granted[g.Group]
+		moved := !known || g.Until != old.Until
+		switch {
+		case known && g.Epoch < old.Epoch:
+			c.w.violate("G3", "%s grants epoch %d of group %d after epoch %d", p.h.name, g.Epoch, g.Group, old.Epoch)
+		case moved && g.Epoch < s.applies[g.Group]:
+			c.w.violate("G3", "%s grants epoch %d of group %d, and has applied epoch %d", p.h.name, g.Epoch, g.Group, s.applies[g.Group])
+		case moved && s.at != 0 && !s.voter && !l.Voter:
+			c.w.violate("G6", "%s grants epoch %d of group %d and is no voter", p.h.name, g.Epoch, g.Group)
+		}
+		s.granted[g.Group] = g
+	}
+	for group := range c.w.vips {
+		s.applies[uint16(group)] = p.node.State().Assignment(uint16(group)).Epoch
+	}
+}
+
+// holding is G7, what a worker holds is its own and was never released, and A2,
+// it does not go on behind a gate that nobody lets it open.
+func (c *checks) holding(p *process, s *seen, l node.Look) {
+	for group, epoch := range l.Holding {
+		if a := p.node.State().Assignment(group); a.Epoch == epoch && (a.Node != l.RaftID || a.Incarnation != p.incarnation) {
+			c.w.violate("G7", "%s holds epoch %d of group %d, which names %x/%x", p, epoch, group, a.Node, a.Incarnation>>48)
+		}
+		note := lease.Note{Kind: lease.Release, Cluster: l.Cluster, Node: l.RaftID, Incarnation: p.incarnation, Group: group, Epoch: epoch}
+		if at, released := c.ends[note]; released {
+			c.w.violate("G7", "%s holds epoch %d of group %d, which it released at %s", p, epoch, group, stamp(at))
+		}
+		if c.w.now-s.at > 2*int64(c.w.timing.Beat) || p.h.gate.value(group).open != nil {
+			s.shut[group] = c.w.now // it holds, or has stalled, which restarts its timers
+		} else if limit := 2*int64(c.w.timing.Promise) + 2*int64(c.w.timing.Beat); s.shut[group] != 0 && c.w.now-s.shut[group] > limit {
+			c.w.violate("A2", "%s holds group %d behind a closed gate for %v", p, group, time.Duration(c.w.now-s.shut[group]))
+		}
+	}
+	for group := range s.shut {
+		if _, ok := l.Holding[group]; !ok {
+			delete(s.shut, group)
+		}
 	}
 }
 

@@ -84,15 +84,18 @@ func (w *world) faultsOf(f Fault, h *host, r *rand.Rand) (end func()) {
 	case "rot", "rot-stopped", "wipe", "member":
 		return w.spoil(f, h, r)
 	case "rate":
-		at := w.now
-		if h.proc != nil {
-			at = max(at, h.proc.busy) // what it has read of the clock stays
-		}
-		h.at(at, func() {
+		change := func() {
 			h.ppm = drawRate(h, w.opt.Mode)
 			h.clk.setRate(w.now, h.ppm)
 			h.gate.lookAll(endedByDeadline)
-		})
+		}
+		switch {
+		case !h.powered:
+		case h.proc == nil:
+			change()
+		default:
+			h.proc.between(change) // what it has read of the clock stays
+		}
 	default:
 		return w.operate(f, h, r)
 	}
@@ -133,11 +136,9 @@ func (h *host) pause(worker, guard bool, d int64, r *rand.Rand) {
 		p.tear, p.tearVM, p.tearAt = d, false, 1+r.IntN(12)
 		return
 	}
-	h.w.at(max(h.w.now, p.busy), func() {
-		if !p.dead {
-			p.stopUntil = h.w.now + d
-			h.w.at(p.stopUntil, func() { p.stopUntil = 0 })
-		}
+	p.between(func() {
+		p.stopUntil = h.w.now + d
+		h.w.at(p.stopUntil, func() { p.stopUntil = 0 })
 	})
 }
 
@@ -150,13 +151,23 @@ func (h *host) freezeSoon(d int64, r *rand.Rand) {
 		h.proc.tear, h.proc.tearVM, h.proc.tearAt = d, true, 1+r.IntN(12)
 		return
 	}
-	at := h.w.now
-	if h.proc != nil {
-		at = max(at, h.proc.busy)
+	if h.proc == nil {
+		h.freeze(h.w.now, d)
+		return
 	}
-	h.w.at(at, func() {
-		if h.powered {
-			h.freeze(h.w.now, d)
+	h.proc.between(func() { h.freeze(h.w.now, d) })
+}
+
+// between does something between two turns of the loop: now, or when the turn
+// that has begun is over.
+func (p *process) between(do func()) {
+	if p.busy <= p.w.now || p.dead {
+		do()
+		return
+	}
+	p.w.at(p.busy, func() {
+		if p.h.powered {
+			p.between(do)
 		}
 	})
 }

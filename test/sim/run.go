@@ -45,8 +45,26 @@ func (w *world) calmBound() int64 {
 	return int64(16*time.Second) + 12*int64(w.timing.Promise)
 }
 
+// holderBound is how long a group may be without holder in calm (I12): a worker
+// that is started anew after up to 5 s, its wait, an election, a takeover.
+func (w *world) holderBound() int64 { return int64(6*time.Second) + 6*int64(w.timing.Promise) }
+
+// checkCalmGap checks that a group that nobody holds is not so for too long.
+func (w *world) checkCalmGap(group uint16) {
+	since := w.check.away[group]
+	if since == 0 || w.active > 0 {
+		return
+	}
+	if d := w.now - max(since, w.calm.since); d > w.holderBound() {
+		w.violate("I12", "group %d without holder for %v in calm, at most %v\n%s", group, time.Duration(d), time.Duration(w.holderBound()), w.picture())
+	}
+}
+
 // ends is called when a fault ends the calm.
 func (c *calm) ends(w *world) {
+	for group := range w.vips {
+		w.checkCalmGap(uint16(group))
+	}
 	if w.healed != 0 || w.now-c.since < w.calmBound() {
 		return
 	}
@@ -91,6 +109,7 @@ func (w *world) picture() string {
 
 // Run lives through one seed.
 func Run(opt Options) (Result, error) {
+	strict := opt.ownRow()
 	w, err := build(opt)
 	if err != nil {
 		return Result{}, err
@@ -104,8 +123,8 @@ func Run(opt Options) (Result, error) {
 	w.calm.since = 0
 	limit := int64(w.scaled(quietStart+faultTime)) + int64(2*time.Minute)
 	switch {
-	case opt.Row != "":
-		w.row = &rowRun{w: w, name: opt.Row}
+	case w.opt.Row != "":
+		w.row = &rowRun{w: w, name: w.opt.Row}
 		w.row.start()
 	default:
 		w.plan = opt.Plan
@@ -120,8 +139,11 @@ func Run(opt Options) (Result, error) {
 	if w.failure == nil && !w.done {
 		w.violate("I12", "not at rest %v after the last fault\n%s", time.Duration(w.now-w.healed), w.picture())
 	}
-	if w.failure == nil && opt.Row == "" {
+	if w.failure == nil && w.opt.Row == "" {
 		w.clients.linearizable()
+	}
+	if strict && w.failure == nil {
+		w.row.judge()
 	}
 	return w.report(), nil
 }

@@ -60,6 +60,7 @@ var regressions = map[string]uint64{
 	"a removal under way is not an addition that was done":                5143,
 	"a clock that changes its rate within a turn does not go back":        169,
 	"a grant made in a turn in which the worker is killed was not made":   1745,
+	"a machine is not frozen in a turn that has begun":                    7123,
 	"the vote of a candidate counts when it is stored, and leaves before": 1874,
 }
 
