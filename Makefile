@@ -53,7 +53,7 @@ mutants: setup ## known bugs, put back one by one: each must be caught (30 minut
 	$(GO) run ./test/mutants $(if $(ONLY),-only $(ONLY),-out docs/proof.md)
 
 chaos: setup build ## real daemons under random faults for MINUTES (or ROUNDS), zero violations or it fails
-	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0) $(if $(REPORT),-report $(REPORT))
+	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) $(if $(PROFILE),-profile $(PROFILE)) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0) -report docs/proof.md
 
 fuzz: ## every fuzz target, MINUTES in all (default 30)
 	@set -e; list=$$(for pkg in $$($(GO) list ./...); do \

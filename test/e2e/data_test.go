@@ -76,13 +76,14 @@ func (w *world) writing(t *testing.T, l *kvload.Ledger, pause time.Duration, con
 	return during(t, func(ctx context.Context) { l.Write(ctx, pause, conns...) })
 }
 
-// settled waits until every running member has applied the same entry, and
-// checks that their states are then the same.
+// settled waits until every running member has applied the same entry, the
+// leader's newest, and checks that their states are then the same.
 func (w *world) settled(t *testing.T) {
 	t.Helper()
 	if w.load != nil {
 		defer w.load.Hold()()
 	}
+	began := time.Now()
 	eventually(t, func() error {
 		var first *lab.Status
 		for _, n := range w.Names() {
@@ -92,6 +93,9 @@ func (w *world) settled(t *testing.T) {
 			s, err := w.StatusOf(n)
 			if err != nil {
 				return err
+			}
+			if s.AsOf.Before(began) { // a status may be older than the last write
+				return fmt.Errorf("status of %s is of %v", n, s.AsOf)
 			}
 			if s.State.Applied != s.State.Commit {
 				return fmt.Errorf("%s has applied %d of %d", n, s.State.Applied, s.State.Commit)
