@@ -47,7 +47,8 @@ func (h *Holder) Clone() *Holder {
 // count from now, and those that have passed are all the same.
 func (v *Voter) AppendKey(b []byte, now int64) []byte {
 	b = appendNumbers(b, left(v.openAt, now), uint64(v.promiseNs), v.config, flag(v.abstains), uint64(len(v.groups)))
-	for _, id := range slices.Sorted(maps.Keys(v.groups)) {
+	var few [8]uint16
+	for _, id := range sortedKeys(few[:0], v.groups) {
 		g := v.groups[id]
 		b = appendNumbers(b, uint64(id), g.seen, g.grant.sequence, left(g.grant.until, now), uint64(len(g.released)))
 		for _, h := range [...]holderID{g.assigned, g.granted, g.grant.holderID} {
@@ -63,7 +64,7 @@ func (v *Voter) AppendKey(b []byte, now int64) []byte {
 		b = appendNumbers(b, n.incarnations...)
 	}
 	b = appendNumbers(b, uint64(len(v.cloned)))
-	return appendNumbers(b, slices.Sorted(maps.Keys(v.cloned))...)
+	return appendNumbers(b, sortedKeys(nil, v.cloned)...)
 }
 
 // AppendKey appends what the windows that open at and after now depend on.
@@ -74,7 +75,13 @@ func (h *Holder) AppendKey(b []byte, now, horizon int64, name func(voter uint64)
 	b = appendNumbers(b, h.self, h.incarnation, h.config, h.sent.lastSeq, uint64(len(h.halves)), uint64(len(h.last)))
 	for _, half := range h.halves {
 		b = appendNumbers(b, uint64(len(half)))
-		b = appendNumbers(b, named(half, name)...)
+		var few [8]uint64
+		names := few[:0]
+		for _, v := range half {
+			names = append(names, name(v))
+		}
+		slices.Sort(names)
+		b = appendNumbers(b, names...)
 	}
 	for _, s := range h.sent.beats {
 		if now-s.at < horizon {
@@ -82,14 +89,16 @@ func (h *Holder) AppendKey(b []byte, now, horizon int64, name func(voter uint64)
 		}
 	}
 	b = append(b, 0) // no sequence is 0
-	for _, id := range slices.Sorted(maps.Keys(h.last)) {
+	var few [8]uint16
+	for _, id := range sortedKeys(few[:0], h.last) {
 		b = appendNumbers(b, uint64(id), h.last[id].epoch, flag(h.last[id].released))
 		g := h.groups[id] // only what was begun is asked for
 		if g == nil {
 			continue
 		}
 		b = appendNumbers(b, g.first, left(g.window.Deadline, now))
-		var acked [][2]uint64
+		var few [8][2]uint64
+		acked := few[:0]
 		for voter, at := range g.newest {
 			if now-at < horizon {
 				acked = append(acked, [2]uint64{name(voter), uint64(now - at)})
@@ -104,13 +113,13 @@ func (h *Holder) AppendKey(b []byte, now, horizon int64, name func(voter uint64)
 	return b
 }
 
-func named(voters []uint64, name func(uint64) uint64) []uint64 {
-	out := make([]uint64, len(voters))
-	for i, v := range voters {
-		out[i] = name(v)
+// sortedKeys appends the keys of m to buf, which saves an allocation.
+func sortedKeys[K cmp.Ordered, V any](buf []K, m map[K]V) []K {
+	for k := range m {
+		buf = append(buf, k)
 	}
-	slices.Sort(out)
-	return out
+	slices.Sort(buf)
+	return buf
 }
 
 func left(at, now int64) uint64 { return uint64(max(0, at-now)) }
