@@ -24,7 +24,11 @@ type apart struct {
 	v                 *lease.Voter
 }
 
-type over struct{ node, times uint64 }
+// over counts the workers of a node; after a note the next one is another.
+type over struct {
+	node, times uint64
+	ended       bool
+}
 
 type alias struct{ node, incarnation, epoch, told uint64 }
 
@@ -55,6 +59,9 @@ func (b *ballot) request(now int64, promise int64, r lease.Request) (lease.Ack, 
 		return b.voterFor(r.Node, r.Incarnation).Request(now, r)
 	case noIncarnation:
 		told := r
+		if o := &b.overs[b.overOf(r.Node)]; o.ended {
+			o.times, o.ended = o.times+1, false
+		}
 		told.Incarnation = b.generation(r.Node)
 		ack, refused := b.v.Request(now, told)
 		if refused == nil {
@@ -108,7 +115,7 @@ func (b *ballot) note(now int64, n lease.Note) {
 	case b.broken == noIncarnation && n.Kind == lease.Over:
 		n.Incarnation = b.generation(n.Node)
 		b.v.Note(now, n)
-		b.overs[b.overOf(n.Node)].times++
+		b.overs[b.overOf(n.Node)].ended = true
 	case b.broken == noIncarnation:
 		n.Incarnation = b.generation(n.Node)
 		b.v.Note(now, n)
@@ -225,7 +232,7 @@ func (b *ballot) appendKey(k []byte, now int64) []byte {
 		k = a.v.AppendKey(appendNumbers(k, a.node, a.incarnation), now)
 	}
 	for _, o := range b.overs {
-		k = appendNumbers(k, o.node, o.times)
+		k = appendNumbers(k, o.node, o.times, oneIf(o.ended))
 	}
 	for _, a := range b.named {
 		k = appendNumbers(k, a.node, a.incarnation, a.epoch, a.told)

@@ -9,18 +9,36 @@ import (
 // Clock rates at the edges of rho, in thousandths.
 const slow, fast = 900, 1100
 
-// rates are those of two contenders, which may trade places, and of the rest.
-func rates(hosts int) (out [][]int64) {
-	for _, c := range [][2]int64{{slow, slow}, {slow, fast}, {fast, fast}} {
-		for _, rest := range []int64{slow, fast} {
-			r := []int64{c[0], c[1]}
-			for len(r) < hosts {
-				r = append(r, rest)
-			}
-			out = append(out, r)
-		}
-	}
-	return out
+// worst is a holder whose lease lasts longest among voters whose promises are
+// shortest; the logs let either contender be that holder.
+var worst = [][]int64{{slow, fast, fast, fast, fast}}
+
+// edges are those of two contenders, which may trade places, and of the rest.
+var edges = [][]int64{
+	{slow, slow, slow, slow, slow}, {slow, fast, slow, slow, slow}, {fast, fast, slow, slow, slow},
+	{slow, slow, fast, fast, fast}, {slow, fast, fast, fast, fast}, {fast, fast, fast, fast, fast},
+}
+
+// reshape replaces the second of three voters in two steps: the majorities of
+// the first configuration and the last need not meet.
+var reshape = [][]uint64{{1, 2, 3, 4}, {1, 3, 4}}
+
+// small runs with every test, large takes minutes.
+var small = []bounds{
+	{name: "renew", voters: 3, contenders: 2, assigns: 2, beats: 2, ticks: 5, rates: worst},
+	{name: "release", voters: 3, contenders: 2, assigns: 2, beats: 1, releases: 1, ticks: 5, rates: worst},
+	{name: "again", voters: 3, contenders: 2, assigns: 3, beats: 2, releases: 1, ticks: 1, rates: worst},
+	{name: "death", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 4, rates: worst},
+	{name: "reborn", voters: 3, contenders: 2, assigns: 2, beats: 2, deaths: 1, ticks: 1, rates: worst},
+	{name: "late", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 3, late: true, rates: worst},
+	{name: "five", voters: 5, contenders: 2, assigns: 2, beats: 1, ticks: 4, rates: worst},
+	{name: "members", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 5, chain: reshape, rates: worst},
+}
+
+var large = []bounds{
+	{name: "renew-edges", voters: 3, contenders: 2, assigns: 2, beats: 2, releases: 1, ticks: 5, rates: edges},
+	{name: "again-3", voters: 3, contenders: 2, assigns: 3, beats: 2, releases: 1, ticks: 5, rates: worst},
+	{name: "death-edges", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 6, rates: edges},
 }
 
 // logs are all sequences of Assigns within the bounds that name both hosts; of
@@ -52,15 +70,9 @@ func (b *bounds) logs() (out [][]entry) {
 	return out
 }
 
-var small = []bounds{
-	{name: "small-3", voters: 3, contenders: 2, assigns: 2, beats: 2, releases: 1, deaths: 1, ticks: 5, rates: rates(3)},
-}
+func boundNames() string { return "small, large, or one of " + strings.Join(allNames(), ", ") }
 
-var large = []bounds{}
-
-func boundNames() string { return "small, large, or one of " + strings.Join(names_(), ", ") }
-
-func names_() (out []string) {
+func allNames() (out []string) {
 	for _, b := range slices.Concat(small, large) {
 		out = append(out, b.name)
 	}

@@ -280,11 +280,7 @@ func (s *state) voterKey(k []byte, h *host, b *bounds) []byte {
 	k = appendNumbers(k, p.node, p.incarnation, p.epoch, p.sequence,
 		left(p.until, s.now), left(h.openTill, s.now), h.config, h.known, uint64(h.applied), h.seq)
 	if asks {
-		beaten := uint64(0)
-		if h.beatAt == s.now {
-			beaten = 1
-		}
-		k = appendNumbers(k, h.inc, beaten)
+		k = appendNumbers(k, h.inc, oneIf(h.beatAt == s.now))
 	}
 	return h.ballot.appendKey(k, h.clock(s.now))
 }
@@ -317,3 +313,10 @@ func (s *state) restKey(k []byte, renamed func(uint64) uint64) []byte {
 }
 
 func left(at, now int64) uint64 { return uint64(max(0, at-now)) }
+
+func oneIf(set bool) uint64 {
+	if set {
+		return 1
+	}
+	return 0
+}
