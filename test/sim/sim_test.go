@@ -45,7 +45,7 @@ func TestSeeds(t *testing.T) {
 		if r.Failure != nil {
 			t.Fatal(r.Describe(Options{}))
 		}
-		if r.Operations == 0 || r.Entries == 0 || r.Hashes == 0 {
+		if seed%rowEvery != rowEvery-1 && (r.Operations == 0 || r.Entries == 0 || r.Hashes == 0) {
 			t.Fatalf("seed %d compared nothing: %+v", seed, r)
 		}
 	}
