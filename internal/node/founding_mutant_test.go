@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/transport"
+	"github.com/holdfast-ha/holdfast/internal/vfs"
 	"github.com/holdfast-ha/holdfast/storage"
 )
 
@@ -19,6 +20,20 @@ func (r *rig) founded() (n int) {
 	return n
 }
 
+// wipe kills the workers of hosts and gives them empty disks.
+func (r *rig) wipe(names ...string) {
+	r.t.Helper()
+	for _, name := range names {
+		h := r.host(name)
+		h.kill()
+		h.disk = vfs.NewMem()
+		h.fsys = h.disk
+		if err := h.disk.MkdirAll("/run", 0o700); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // Covers F1: a cluster begins when all were reached.
 func TestF1FoundingNeedsEverybody(t *testing.T) {
 	r := newRig(t, nil)
@@ -28,8 +43,31 @@ func TestF1FoundingNeedsEverybody(t *testing.T) {
 	if n := r.founded(); n != 0 {
 		t.Fatalf("%d of two members have founded a cluster of three", n)
 	}
+	// One that was reached once, and is not there now, may come back as another.
+	r.host("w1").start()
+	r.host("w1").kill()
+	r.run(2 * time.Second)
+	if n := r.founded(); n != 0 {
+		t.Fatalf("%d members have founded a cluster with one that is gone", n)
+	}
 	r.host("w1").start()
 	r.until("founded", func() bool { return r.founded() == 3 })
+}
+
+// Covers F1, F2: members whose disks are new join the cluster that one of them
+// still belongs to, and found none beside it.
+func TestF1NobodyFoundsOverAUsedMember(t *testing.T) {
+	r := startedRig(t)
+	cluster := r.host("w1").w.notes.cluster
+	r.wipe("gw1", "gw2")
+	r.host("gw1").start()
+	r.host("gw2").start()
+	r.run(5 * time.Second)
+	for _, h := range r.hosts {
+		if h.w != nil && h.w.raft != nil && h.w.notes.cluster != cluster {
+			t.Errorf("%s belongs to a cluster that was founded over the data of w1", h.name)
+		}
+	}
 }
 
 // Covers F1: a cluster begins when all files say the same.
@@ -124,5 +162,23 @@ func TestF4SetAsideDataFoundNothing(t *testing.T) {
 	}
 	if h := r.host("gw1").w.hello(); !h.Empty || !lostData(h) {
 		t.Errorf("says %+v of itself", transport.Hello(h))
+	}
+}
+
+// Covers F4: nor do others with one that may have the last of the data.
+func TestF4OneSetAsideDataFoundsNothing(t *testing.T) {
+	r := startedRig(t)
+	w1 := r.host("w1")
+	w1.kill()
+	if _, err := storage.SetAside(w1.disk, "/data", "then"); err != nil {
+		t.Fatal(err)
+	}
+	r.wipe("gw1", "gw2")
+	for _, h := range r.hosts {
+		h.start()
+	}
+	r.run(2 * time.Second)
+	if n := r.founded(); n != 0 {
+		t.Fatalf("%d members have founded an empty cluster over what was set aside", n)
 	}
 }

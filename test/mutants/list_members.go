@@ -58,16 +58,22 @@ var memberMutants = []mutant{
 		catch: []catcher{test(nodePkg, "TestF1FoundingNeedsEqualFiles")},
 	},
 	{
-		name: "f1-founds-without-all", rule: "F1", bug: "a cluster is founded before every voter was reached",
+		name: "f1-founds-over-a-used-member", rule: "F1", bug: "members that lost their disks found a new cluster with one that has the data of the old",
 		file:  foundingFile,
-		edit:  edit{"	if len(waiting) > 0 {\n		return\n	}\n", "	if len(waiting) > 1 {\n		return\n	}\n"},
+		edit:  edit{"		case !p.hello.Empty || w.raft != nil && p.beat != nil &&", "		case false && w.raft != nil && p.beat != nil &&"},
+		catch: []catcher{test(nodePkg, "TestF1NobodyFoundsOverAUsedMember")},
+	},
+	{
+		name: "f1-founds-without-all", rule: "F1", bug: "a cluster is founded with a member that is not connected any more",
+		file:  foundingFile,
+		edit:  edit{"		case !p.helloed || !p.connected:", "		case !p.helloed:"},
 		catch: []catcher{test(nodePkg, "TestF1FoundingNeedsEverybody")},
 	},
 	{
-		name: "f1-ids-depend-on-the-file-order", rule: "F1", bug: "the number of a group depends on the order of the file",
-		file:  foundingFile,
-		edit:  edit{"	slices.Sort(names) // ids do not depend on the order of a file\n", ""},
-		catch: []catcher{test(nodePkg, "TestF1GroupsDoNotDependOnTheFilesOrder")},
+		name: "f1-order-of-the-file-counts", rule: "F1", bug: "two files that list the same in another order make two configurations",
+		file:  "storage/config.go",
+		edit:  edit{"	slices.SortFunc(c.Groups, func(a, b Group) int { return cmp.Compare(a.Name, b.Name) })\n", ""},
+		catch: []catcher{test(storagePkg, "TestFirstConfigIsCanonical")},
 	},
 	{
 		name: "f1a-beats-of-another-cluster", rule: "F1a", bug: "beats of another cluster id are taken",
@@ -151,7 +157,13 @@ var memberMutants = []mutant{
 		name: "f4-founds-over-set-aside-data", rule: "F4", bug: "members that all lost their data found an empty cluster",
 		file:  foundingFile,
 		edit:  edit{"	if w.hadData {\n		// F4", "	if false {\n		// F4"},
-		catch: []catcher{test(nodePkg, "TestF4SetAsideDataFoundNothing")},
+		catch: []catcher{test(nodePkg, "TestSetAsideDataIsNotForgotten")},
+	},
+	{
+		name: "f4-founds-with-set-aside-data", rule: "F4", bug: "members whose disks are new found an empty cluster with one that has set the last data aside",
+		file:  foundingFile,
+		edit:  edit{"		case lostData(p.hello):", "		case lostData(p.hello) && false:"},
+		catch: []catcher{test(nodePkg, "TestF4OneSetAsideDataFoundsNothing")},
 	},
 	{
 		name: "f4-epochs-come-again", rule: "F4", bug: "a recovered cluster gives epochs that the old one may have given",

@@ -67,7 +67,10 @@ func costOf(o outcome) string {
 	if o.catcher.isSim() {
 		return fmt.Sprintf("%d seeds, %.1f s", o.seeds, o.took.Seconds())
 	}
-	return fmt.Sprintf("%.1f s", o.took.Round(100*time.Millisecond).Seconds())
+	if o.took < 100*time.Millisecond {
+		return "< 0.1 s"
+	}
+	return fmt.Sprintf("%.1f s", o.took.Seconds())
 }
 
 // summary is one line for the terminal.
