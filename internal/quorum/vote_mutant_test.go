@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -101,5 +102,28 @@ func TestTransferEnds(t *testing.T) {
 		if got := l.d.Status(began + int64(c.after)).TransferTo; got != c.want {
 			t.Fatalf("after %v the transfer goes to %x, want %x", c.after, got, c.want)
 		}
+	}
+}
+
+// Covers I8: what depends on a write that failed never leaves, and the failure
+// is final.
+func TestFailedWriteAnswersNothing(t *testing.T) {
+	s, gw2, l := lone(t)
+	s.runUntil(10*testP, func() bool { return gw2.d.el.lost(s.now) })
+	last, lastTerm := gw2.d.tail.last()
+	m := &raftpb.Message{
+		Type: raftpb.MsgVote.Enum(), From: new(l.member.RaftID), To: new(gw2.member.RaftID),
+		Term: new(gw2.d.view().term + 10), Index: new(last), LogTerm: new(lastTerm),
+	}
+	s.check(gw2.d.Step(s.now, l.member.RaftID, 1, frame(t, m)))
+	if out, err := gw2.d.Process(s.now); err != nil || len(out.Messages) != 0 || len(gw2.d.writes) == 0 {
+		t.Fatalf("%d messages before the vote is stored, %d writes, %v", len(out.Messages), len(gw2.d.writes), err)
+	}
+	broken := errors.New("I/O error")
+	if err := gw2.d.Persisted(s.now, Completion{token: gw2.d.writes[0].token, err: broken}); !errors.Is(err, broken) {
+		t.Errorf("a write that failed: %v", err)
+	}
+	if out, err := gw2.d.Process(s.now); !errors.Is(err, broken) || len(out.Messages) != 0 {
+		t.Errorf("%d messages after the failure, %v", len(out.Messages), err)
 	}
 }

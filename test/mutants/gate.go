@@ -174,12 +174,14 @@ func union(list []mutant) []catcher {
 
 // wanted are the catchers as the flags want them.
 func (g *gate) wanted(list []catcher) []catcher {
-	if !g.whole {
-		return list
-	}
 	list = slices.Clone(list)
 	for i := range list {
-		list[i].tests = nil
+		if g.whole {
+			list[i].tests = nil
+		}
+		if g.seeds > 0 {
+			list[i].seeds = min(list[i].seeds, g.seeds)
+		}
 	}
 	return list
 }

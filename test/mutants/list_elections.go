@@ -190,6 +190,12 @@ var electionMutants = []mutant{
 		catch: []catcher{test(quorumPkg, "TestSiteWidePowerCut", "TestRandomFaults"), sim(500)},
 	},
 	{
+		name: "raft-failed-write-answered", rule: "I8", bug: "votes and acknowledgements leave although the write that they promise has failed",
+		file:  processFile,
+		edit:  edit{"	if c.err != nil {\n		d.failed = fmt.Errorf(\"store raft log: %w\", c.err)\n		return d.failed\n	}\n", ""},
+		catch: []catcher{test(quorumPkg, "TestFailedWriteAnswersNothing"), sim(500)},
+	},
+	{
 		name: "raft-applies-before-commit", rule: "I4", bug: "entries are applied as soon as they are in the log",
 		file: processFile,
 		edit: edit{

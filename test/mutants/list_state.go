@@ -126,6 +126,6 @@ var stateMutants = []mutant{
 		file:  "internal/node/loop.go",
 		edit:  edit{"func (w *worker) logFailed(int64) { w.fail(", "func (w *worker) logFailed(int64) { _ = error("},
 		also:  []edit{{"		if err := w.raft.Persisted(now, c); err != nil {\n			w.fail(err)\n", "		if err := w.raft.Persisted(now, c); err != nil {\n			w.log.Error(err.Error())\n"}},
-		catch: []catcher{test(nodePkg, "TestFailedLogEndsTheWorker"), sim(200)},
+		catch: []catcher{sim(500)},
 	},
 }

@@ -108,7 +108,7 @@ var walMutants = []mutant{
 		name: "wal-damage-is-torn", rule: "F3", bug: "acknowledged records that were damaged are cut off as if they had never been written",
 		file:  scanFile,
 		edit:  edit{"func (s *scanner) torn(size int64, why string) *ending {\n	if proof := s.proof(); proof != \"\" {", "func (s *scanner) torn(size int64, why string) *ending {\n	if proof := s.proof(); false {"},
-		catch: []catcher{test(walPkg, "TestEvidence"), sim(500)},
+		catch: []catcher{test(walPkg, "TestFlipEveryBatchByte"), sim(500)},
 	},
 	{
 		name: "wal-checksum-ignored", rule: "F3", bug: "a damaged payload is replayed",

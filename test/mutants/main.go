@@ -41,6 +41,7 @@ type options struct {
 	out   string
 	all   bool
 	whole bool
+	seeds int
 }
 
 func parse(args []string) (options, error) {
@@ -53,6 +54,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.out, "out", "", "write the table to this file; between its marks if it has any")
 	f.BoolVar(&o.all, "all", false, "run every catcher of a mutant, not only up to the first that catches it")
 	f.BoolVar(&o.whole, "whole", false, "run all tests of each package that is named, to find which of them catch a mutant")
+	f.IntVar(&o.seeds, "seeds", 0, "run the simulator for at most so many seeds; 0 = as the list says")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
