@@ -12,6 +12,7 @@ import (
 // time, or keeps several voters where there should be one.
 type ballot struct {
 	broken rule
+	lapses uint64 // how often it forgets what it forgets; bounds an exhaustive search
 	v      *lease.Voter
 	apart  []apart // no-g1: a voter for each that asks
 	overs  []over  // no-incarnation: how often each node's work was over
@@ -34,15 +35,15 @@ type alias struct{ node, incarnation, epoch, told uint64 }
 
 // stale is by how much times are wrong under cached-now and sent-late, as a
 // part of the promise.
-const stale = 4
+const stale = 2
 
 // newBallot starts a voter at its local time now with a promise (G2).
-func newBallot(now int64, promise time.Duration, broken rule) ballot {
+func newBallot(now int64, promise time.Duration, broken rule, lapses uint64) ballot {
 	wait := now
 	if broken == noG2 {
 		wait -= int64(promise)
 	}
-	return ballot{broken: broken, v: lease.NewVoter(wait, promise, promise)}
+	return ballot{broken: broken, lapses: lapses, v: lease.NewVoter(wait, promise, promise)}
 }
 
 // request puts a request that was received at local time now.
@@ -59,7 +60,7 @@ func (b *ballot) request(now int64, promise int64, r lease.Request) (lease.Ack, 
 		return b.voterFor(r.Node, r.Incarnation).Request(now, r)
 	case noIncarnation:
 		told := r
-		if o := &b.overs[b.overOf(r.Node)]; o.ended {
+		if o := &b.overs[b.overOf(r.Node)]; o.ended && o.times < b.lapses {
 			o.times, o.ended = o.times+1, false
 		}
 		told.Incarnation = b.generation(r.Node)
@@ -134,7 +135,7 @@ func (b *ballot) noteRenamed(now int64, n lease.Note) {
 		told := n
 		told.Epoch = a.told
 		b.v.Note(now, told)
-		if b.broken == resumed {
+		if b.broken == resumed && a.told&0xffff < b.lapses {
 			b.named[i].told++ // as if it had never been heard of
 		}
 	}
@@ -194,7 +195,7 @@ func (b *ballot) told(r lease.Request) uint64 {
 		if a.node == r.Node && a.incarnation == r.Incarnation && a.epoch == r.Epoch {
 			return a.told
 		}
-		if b.broken == olderEpoch {
+		if b.broken == olderEpoch && b.next < 3*b.lapses {
 			break // another was asked for since
 		}
 	}

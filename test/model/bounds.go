@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Clock rates at the edges of rho, in thousandths.
@@ -28,16 +29,18 @@ var small = []bounds{
 	{name: "renew", voters: 3, contenders: 2, assigns: 2, beats: 2, ticks: 5, rates: worst},
 	{name: "release", voters: 3, contenders: 2, assigns: 2, beats: 1, releases: 1, ticks: 5, rates: worst},
 	{name: "again", voters: 3, contenders: 2, assigns: 3, beats: 2, releases: 1, ticks: 1, rates: worst},
-	{name: "death", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 4, rates: worst},
-	{name: "reborn", voters: 3, contenders: 2, assigns: 2, beats: 2, deaths: 1, ticks: 1, rates: worst},
-	{name: "late", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 3, late: true, rates: worst},
+	{name: "death", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 3, rates: worst},
+	{name: "reborn", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 1, rates: worst},
+	{name: "late", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 5, late: true, rates: worst},
 	{name: "five", voters: 5, contenders: 2, assigns: 2, beats: 1, ticks: 4, rates: worst},
-	{name: "members", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 5, chain: reshape, rates: worst},
+	{name: "members", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 1, chain: reshape, rates: worst},
 }
 
 var large = []bounds{
 	{name: "renew-edges", voters: 3, contenders: 2, assigns: 2, beats: 2, releases: 1, ticks: 5, rates: edges},
 	{name: "again-3", voters: 3, contenders: 2, assigns: 3, beats: 2, releases: 1, ticks: 5, rates: worst},
+	{name: "members-wait", voters: 3, contenders: 2, assigns: 2, beats: 1, ticks: 5, chain: reshape, rates: worst},
+	{name: "members-restart", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 6, chain: reshape, rates: worst},
 	{name: "death-edges", voters: 3, contenders: 2, assigns: 2, beats: 1, deaths: 1, ticks: 6, rates: edges},
 }
 
@@ -70,41 +73,77 @@ func (b *bounds) logs() (out [][]entry) {
 	return out
 }
 
-func boundNames() string { return "small, large, or one of " + strings.Join(allNames(), ", ") }
-
-func allNames() (out []string) {
-	for _, b := range slices.Concat(small, large) {
-		out = append(out, b.name)
-	}
-	return out
-}
-
-func exhaust(o options) error {
-	var list []bounds
-	switch o.exhaustive {
+// boundsNamed are those of a list or of one name.
+func boundsNamed(name string) ([]bounds, error) {
+	switch name {
 	case "small":
-		list = small
+		return small, nil
 	case "large":
-		list = large
-	default:
-		for _, b := range slices.Concat(small, large) {
-			if b.name == o.exhaustive {
-				list = append(list, b)
-			}
+		return large, nil
+	}
+	for _, b := range slices.Concat(small, large) {
+		if b.name == name {
+			return []bounds{b}, nil
 		}
 	}
+	return nil, fmt.Errorf("no bounds are called %q", name)
+}
+
+func boundNames() string {
+	names := []string{"small", "large"}
+	for _, b := range slices.Concat(small, large) {
+		names = append(names, b.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// String says how far the bounds reach.
+func (b *bounds) String() string {
+	s := fmt.Sprintf("%d voters, %d Assigns, %d beats each, %d ticks", b.voters, b.assigns, b.beats, b.ticks)
+	for _, n := range []struct {
+		n    int
+		text string
+	}{{b.releases, "releases"}, {b.deaths, "deaths"}, {len(b.chain), "changes of the voters"}} {
+		if n.n > 0 {
+			s += fmt.Sprintf(", %d %s", n.n, n.text)
+		}
+	}
+	if b.late {
+		s += ", acknowledgements at any time"
+	}
+	return fmt.Sprintf("%s, %d sets of clock rates", s, len(b.rates))
+}
+
+// exhaust is the program with -exhaustive.
+func exhaust(o options) error {
+	list, err := boundsNamed(o.exhaustive)
+	if err != nil {
+		return err
+	}
+	var states, steps uint64
+	broken := false
 	for i := range list {
-		r, err := explore(&list[i], o.rule, o.procs, o.states)
-		fmt.Printf("%s: %d states, %d steps, open in %d, depth %d, %v\n", list[i].name, r.states, r.steps, r.windows, r.depth, r.took)
-		for i, s := range r.story {
-			if s != "" {
-				fmt.Println(invariant(i), r.found[i])
-				fmt.Println(s)
+		b := &list[i]
+		r, err := explore(b, o.rule, o.procs, o.states)
+		fmt.Printf("%s (%v), rule taken out: %v\n  %d states, %d steps, open in %d, at most %d steps deep, %v\n",
+			b.name, b, o.rule, r.states, r.steps, r.windows, r.depth, r.took.Round(time.Millisecond))
+		for i, story := range r.story {
+			if story != "" {
+				fmt.Printf("%v broken: %s\n%s", invariant(i), r.found[i], story)
+				broken = true
 			}
 		}
 		if err != nil {
 			return err
 		}
+		states, steps = states+r.states, steps+r.steps
+		if o.rule == none && broken {
+			return errBroken
+		}
+	}
+	fmt.Printf("in all %d states, %d steps\n", states, steps)
+	if o.rule != none && !broken {
+		return errUnnoticed
 	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 // bounds, and everything may happen at any tick.
 type bounds struct {
 	name       string
-	text       string
 	voters     int
 	contenders int        // hosts 1 to contenders may be named; without chain the others are only voters
 	assigns    int        // entries of the log, each naming a worker: all sequences that name two hosts

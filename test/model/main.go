@@ -5,9 +5,9 @@
 // anybody at any moment.
 //
 //	go run ./test/model -runs 1000000 -voters 3     random runs; one seed is one run
-//	go run ./test/model -exhaustive large           every state within stated bounds
+//	go run ./test/model -exhaustive large            every state within stated bounds
 //	go run ./test/model -runs 1000000 -break no-g1  a rule taken out: until two gates are open
-//	go run ./test/model -seed 17 -runs 1 -voters 3  the story of one run
+//	go run ./test/model -seed 17 -runs 1 -voters 3   the story of one run
 //
 // It ends with 1 when an invariant is broken that should hold, or none is
 // where a rule was taken out.
@@ -56,6 +56,9 @@ func main() {
 	var err error
 	if o.rule, err = ruleNamed(*broken); err != nil {
 		fatal(2, err, "-break list")
+	}
+	if _, err = boundsNamed(o.exhaustive); o.exhaustive != "" && err != nil {
+		fatal(2, err, "one of "+boundNames())
 	}
 	if o.voters != 3 && o.voters != 5 || o.procs < 1 || o.states < 1 || flag.NArg() > 0 {
 		fatal(2, errors.New("an option is out of range"), "go run ./test/model -h")

@@ -30,7 +30,6 @@ type random struct {
 	habits habits
 	state  []condition // of each host
 	pool   []host
-	rates  [8]int64
 	count  int
 	ever   uint64 // bit i: host i is or was a voter
 }
@@ -87,7 +86,7 @@ func newRandom(broken rule) *random {
 	if broken == noteFirst {
 		r.t.closeTail = 50 * ms
 	}
-	r.broken = broken
+	r.broken, r.lapses = broken, 1000
 	return r
 }
 

@@ -46,7 +46,7 @@ type state struct {
 // holder, and a log of Assigns.
 func newState(b *bounds, rates []int64, log []entry, broken rule, trace func(string, ...any)) *state {
 	s := &state{}
-	s.t, s.broken, s.trace, s.log = tickTiming, broken, trace, log
+	s.t, s.broken, s.lapses, s.trace, s.log = tickTiming, broken, 1, trace, log
 	if broken == noteFirst {
 		s.t.closeTail = 2 * tick
 	}

@@ -15,6 +15,7 @@ type world struct {
 	now    int64
 	t      timing
 	broken rule
+	lapses uint64  // of each voter under a broken rule
 	hosts  []*host // host i has the id i+1
 	log    []entry
 	first  []uint64 // voters before any entry
@@ -138,7 +139,7 @@ func (w *world) start(h *host) {
 	h.starts++
 	h.inc = h.id<<32 | h.starts
 	h.seq, h.applied, h.beatAt = 0, 0, -1
-	h.ballot = newBallot(h.clock(w.now), w.t.Promise, w.broken)
+	h.ballot = newBallot(h.clock(w.now), w.t.Promise, w.broken, w.lapses)
 	h.holder = lease.NewHolder(h.id, h.inc, w.t.Timing)
 	config := h.config
 	if w.broken == forgetsConfig {
