@@ -154,13 +154,21 @@ const simDir = "test/sim/cmd"
 // seeds it took, which was the last, and what was violated.
 var simFailed = regexp.MustCompile(`(?m)^violations in \d+ of (\d+) seeds: (\d+) \(([^)]*)\)`)
 
-func simBinary(t *tree) string { return filepath.Join(t.root, ".mutants", "sim") }
+// simBinary is where the simulator of a tree goes; the one of the clean tree is
+// not written over.
+func (mc *machine) simBinary(t *tree) string {
+	name := "sim"
+	if mc.clean == "" {
+		name = "sim-clean"
+	}
+	return filepath.Join(t.root, ".mutants", name)
+}
 
 func (mc *machine) simulate(ctx context.Context, t *tree, c catcher) outcome {
 	if _, err := os.Stat(filepath.Join(t.root, simDir)); err != nil {
 		return outcome{catcher: c, kind: notThere}
 	}
-	bin := simBinary(t)
+	bin := mc.simBinary(t)
 	if out := mc.build(ctx, t, bin, "build", "-trimpath", "-o", bin, "./"+simDir); out != nil {
 		return outcome{catcher: c, kind: broken, text: errCompile.Error() + ": " + tail(out)}
 	}

@@ -115,6 +115,7 @@ func (g *gate) spread(trees []*tree, n int, do func(t *tree, i int)) {
 func (g *gate) prove(ctx context.Context, trees []*tree, list []mutant) error {
 	union := union(list)
 	errs := make([]error, len(union))
+	var clean *tree
 	g.spread(trees, len(union), func(t *tree, i int) {
 		c := union[i]
 		o := g.machine.run(ctx, t, c)
@@ -125,14 +126,14 @@ func (g *gate) prove(ctx context.Context, trees []*tree, list []mutant) error {
 			word = "FAILS"
 			errs[i] = fmt.Errorf("catcher fails without a mutant: %v: %v %v: %s", c, o.kind, o.by, o.text)
 		}
-		if c.isSim() && errs[i] == nil && o.kind == missed {
-			kept := t.root + "-sim" // only one of union is the simulator
-			if errs[i] = os.Rename(simBinary(t), kept); errs[i] == nil {
-				g.clean = kept
-			}
+		if c.isSim() && o.kind == missed {
+			clean = t // only one of union is the simulator
 		}
 		g.say("%-10s %6.1f s  %s", word, o.took.Seconds(), c.pkgName())
 	})
+	if clean != nil {
+		g.clean = g.simBinary(clean)
+	}
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
