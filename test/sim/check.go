@@ -28,7 +28,8 @@ type opening struct {
 	group    uint16
 	from, to int64 // true; to is 0 while it is open
 	why      ending
-	frozen   bool // by a request from before the machine was frozen
+	frozen   bool   // by a request from before the machine was frozen
+	by       uint64 // incarnation of the worker that opened it
 }
 
 // handMargin is how long frames that passed before a close by hand are still on
@@ -92,7 +93,7 @@ func newChecks(w *world) *checks {
 // opened is told of every gate that begins to let a group through: I1.
 func (c *checks) opened(h *host, group uint16, frozen bool) *opening {
 	w := c.w
-	o := &opening{h: h, group: group, from: w.now, frozen: frozen}
+	o := &opening{h: h, group: group, from: w.now, frozen: frozen, by: h.gate.value(group).incarnation}
 	for _, other := range c.open[group] {
 		if !frozen && !other.frozen {
 			w.violate("I1", "group %d: %s opens while %s is open since %s", group, h.name, other.h.name, stamp(other.from))
@@ -108,6 +109,9 @@ func (c *checks) opened(h *host, group uint16, frozen bool) *opening {
 			margin = handMargin
 		case endedByDeadline:
 			margin = int64(w.timing.Epsilon)
+			if c.noteEnds(e) {
+				margin = handMargin // G5: it left a millisecond after the close at the earliest
+			}
 		}
 		if e.h != h && !frozen && !e.frozen && w.now < e.to+margin {
 			w.violate("I1", "group %d: %s opens %v after %s was closed %v, less than %v", group, h.name,
@@ -133,6 +137,21 @@ func (c *checks) opened(h *host, group uint16, frozen bool) *opening {
 		c.held[group] = h
 	}
 	return o
+}
+
+// noteEnds tells whether a note ends what a gate was open for.
+func (c *checks) noteEnds(o *opening) bool {
+	for key := range c.overs {
+		if key.incarnation == o.by {
+			return true
+		}
+	}
+	for n := range c.ends {
+		if n.Incarnation == o.by && n.Group == o.group {
+			return true
+		}
+	}
+	return false
 }
 
 // closed is told of every gate that lets nothing through any more.
@@ -234,14 +253,14 @@ func (c *checks) promises(p *process, grants []lease.Standing) {
 		v := c.vows[key]
 		if v != nil && v.to == to {
 			if g.Until > v.until || v.boot != h.boot {
-				v.until, v.boot, v.at, v.epoch = g.Until, h.boot, c.w.now, g.Epoch
+				v.until, v.boot, v.at, v.epoch = g.Until, h.boot, p.turnFrom, g.Epoch
 			}
 			continue
 		}
 		if v != nil {
-			c.superseded(h, v, g, h.clk.local(p.cursor))
+			c.superseded(h, v, g, h.clk.local(c.w.now))
 		}
-		c.vows[key] = &vow{to: to, epoch: g.Epoch, until: g.Until, boot: h.boot, at: c.w.now}
+		c.vows[key] = &vow{to: to, epoch: g.Epoch, until: g.Until, boot: h.boot, at: p.turnFrom}
 	}
 }
 

@@ -300,9 +300,10 @@ func (c *checks) wrote(p *process) {
 		return
 	}
 	at := p.failedAt
-	// I8: it ends, and its gate is closed, as soon as it can.
-	p.at(c.w.now+int64(300*time.Millisecond), func() {
-		if p.failedAt == at && !p.dead && p.stopUntil == 0 && p.h.clk.frozenSince(c.w.now) < 0 {
+	// I8: it ends, and its gate is closed, as soon as it can: when the turn is
+	// over that was under way.
+	p.at(max(c.w.now, p.busy)+int64(300*time.Millisecond), func() {
+		if p.failedAt == at && !p.dead && !p.ending && p.stopUntil == 0 && p.h.clk.frozenSince(c.w.now) < 0 {
 			c.w.violate("I8", "%s still runs %v after its log failed", p.h.name, time.Duration(c.w.now-at))
 		}
 	})

@@ -23,14 +23,15 @@ type process struct {
 	// cursor is the true time of the instant that its code has reached. Within
 	// a turn it moves a little with every reading of the clock, so that any two
 	// neighbouring readings and effects can be torn apart.
-	cursor int64
-	busy   int64 // until when the present turn of the loop lasts
-	turnAt int64 // of the next turn, 0 = none planned
-	inTurn bool
-	tear   int64  // a pause that falls into the next turn
-	tearVM bool   // that the whole machine makes
-	tearAt int    // after so many readings of the clock
-	began  uint64 // turns
+	cursor   int64
+	busy     int64 // until when the present turn of the loop lasts
+	turnAt   int64 // of the next turn, 0 = none planned
+	inTurn   bool
+	turnFrom int64  // when the last one began
+	tear     int64  // a pause that falls into the next turn
+	tearVM   bool   // that the whole machine makes
+	tearAt   int    // after so many readings of the clock
+	began    uint64 // turns
 
 	stopUntil int64 // SIGSTOP until then
 	held      int   // datagrams that wait in its sockets
@@ -174,7 +175,7 @@ func (p *process) turn() {
 	var next int64
 	var ended bool
 	var err error
-	p.inTurn = true
+	p.inTurn, p.turnFrom = true, p.w.now
 	p.began++
 	p.run(func() { next, ended, err = p.node.Turn() })
 	p.inTurn = false

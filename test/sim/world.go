@@ -52,6 +52,7 @@ type world struct {
 	clients *clients
 	plan    []Fault
 	active  int // faults under way
+	strikes int // faults so far
 	trace   trace
 	turns   uint64
 	events  uint64
