@@ -31,7 +31,7 @@ func TestRandomRunsNotice(t *testing.T) {
 	const runs = 150_000
 	for broken := none + 1; broken < rules; broken++ {
 		t.Run(broken.String(), func(t *testing.T) {
-			if testing.Short() || broken == olderEpoch || broken == oldConfig || broken == forgetsConfig {
+			if testing.Short() || broken == oldConfig || broken == forgetsConfig {
 				t.Skip("needs very many runs")
 			}
 			for _, voters := range []int{3, 5} {
