@@ -177,3 +177,11 @@ func (h *History) checkSums() error {
 	}
 	return all
 }
+
+// Cut takes back what came after Len was n: reads that turned out to say
+// nothing.
+func (h *History) Cut(n int) {
+	if h != nil {
+		h.events = h.events[:n]
+	}
+}

@@ -13,16 +13,19 @@ import (
 // Status is a member's own view, as its control socket serves it. It has the
 // fields of the contract that tests look at; Raw has all.
 type Status struct {
-	AsOf    time.Time `json:"as_of"`
-	Version string    `json:"version"`
-	Cluster string    `json:"cluster"`
-	Node    string    `json:"node"`
-	Role    string    `json:"role"`
-	Holder  string    `json:"holder"`
-	Leader  string    `json:"leader"`
-	Term    uint64    `json:"term"`
-	Epoch   uint64    `json:"epoch"`
-	Lease   struct {
+	AsOf     time.Time `json:"as_of"`
+	Version  string    `json:"version"`
+	Cluster  string    `json:"cluster"`
+	Node     string    `json:"node"`
+	Role     string    `json:"role"`
+	Holder   string    `json:"holder"`
+	Leader   string    `json:"leader"`
+	Term     uint64    `json:"term"`
+	Epoch    uint64    `json:"epoch"`
+	Identity struct {
+		Incarnation string `json:"incarnation"`
+	} `json:"identity"`
+	Lease struct {
 		Held        bool  `json:"held"`
 		RemainingMs int64 `json:"remaining_ms"`
 		LengthMs    int64 `json:"length_ms"`
