@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // TestForwardingRules covers what the scope lets pass, on a host that routes.
@@ -22,6 +23,13 @@ func TestForwardingRules(t *testing.T) {
 	addAddrs(t, "f1", "10.8.0.1/24", "fd08::1/64")
 	for _, key := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		check(t, os.WriteFile("/proc/sys/net/"+key, []byte("1"), 0o644))
+	}
+	for _, a := range []string{"10.9.0.1", "10.8.0.1", "fd09::1", "fd08::1"} {
+		// Not before the kernel has noticed that the link is up.
+		eventually(t, a+" is this host's", func() bool {
+			routes, err := netlink.RouteGet(net.ParseIP(a))
+			return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+		})
 	}
 	f0, err := netlink.LinkByName("f0")
 	check(t, err)
