@@ -188,7 +188,7 @@ func newWorker(ctx context.Context, o Options) *worker {
 	w := &worker{
 		cfg: o.Config, source: o.Source, version: o.Version, log: o.Logger, level: o.Level,
 		limited: newLimitedLogger(o.Logger), timing: o.Config.Timing.Timing,
-		self: o.Config.Self(), selfName: o.Config.Node.Name, inc: o.Incarnation,
+		self: o.Config.Self(), selfName: o.Config.Node.Name, inc: o.Incarnation, gateMode: o.GateMode,
 		hangLimit:    guard.HangLimit(o.Config.Timing.Promise),
 		peers:        map[string]*peer{},
 		forwarding:   map[int]uint16{},
