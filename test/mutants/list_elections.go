@@ -22,7 +22,7 @@ var electionMutants = []mutant{
 		name: "e1-deaf-leader-not-lost", rule: "E1", bug: "a leader that sends but hears nobody keeps its followers",
 		file:  electionFile,
 		edit:  edit{"alive := min(e.leader.at, e.evidenceAt())", "alive := e.leader.at"},
-		catch: []catcher{test(quorumPkg, "TestDeafLeaderIsReplaced"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestDeafLeaderIsReplaced")},
 	},
 	{
 		name: "e1-over-ignored", rule: "E1", bug: "the note over the leader's incarnation does not depose it at once",
@@ -40,7 +40,7 @@ var electionMutants = []mutant{
 		name: "e2-lost-leader-not-forgotten", rule: "E2", bug: "a voter whose leader is lost still knows it when it is asked for a vote, and raft ignores the request",
 		file:  driverFile,
 		edit:  edit{"	if d.el.lost(now) {\n		d.forgetLeader()\n		return\n	}\n	if m.GetType()", "	if m.GetType()"},
-		catch: []catcher{test(quorumPkg, "TestLeaderIsForgottenBeforeAVote"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestLeaderIsForgottenBeforeAVote")},
 	},
 	{
 		name: "e2-frames-of-an-ended-leader", rule: "E2", bug: "raft frames of an incarnation that is over are taken",
@@ -52,13 +52,13 @@ var electionMutants = []mutant{
 		name: "e3-campaign-as-candidate", rule: "E3", bug: "a candidate campaigns again before its votes can have been stored and counted",
 		file:  electionFile,
 		edit:  edit{"	case candidate:\n		return max(due, again, e.guard)", "	case candidate:\n		return again"},
-		catch: []catcher{test(quorumPkg, "TestCampaignGuards", "TestSlowVotesAreNotThrownAway"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestCampaignGuards", "TestSlowVotesAreNotThrownAway")},
 	},
 	{
 		name: "e3-no-wait-after-a-vote", rule: "E3", bug: "who has just cast a vote campaigns against the candidate it voted for",
 		file:  electionFile,
 		edit:  edit{"	e.guard = now + int64(wait) + e.random(int64(e.promise/4)+1)\n", "	_ = wait\n"},
-		catch: []catcher{test(quorumPkg, "TestCampaignGuards"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestCampaignGuards")},
 	},
 	{
 		name: "e3-campaign-against-a-known-leader", rule: "E3", bug: "a follower that knows a leader campaigns",
@@ -70,13 +70,13 @@ var electionMutants = []mutant{
 		name: "e3-fallback-breaks-the-wait", rule: "E3", bug: "raft's own election timeout campaigns while E3 holds the node back",
 		file:  driverFile,
 		edit:  edit{"if d.abstains() || d.full || now < d.el.guard || ", "if d.abstains() || d.full || "},
-		catch: []catcher{test(quorumPkg, "TestFallbackKeepsTheWait"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestFallbackKeepsTheWait")},
 	},
 	{
 		name: "e4-ranks-do-not-wait", rule: "E4", bug: "all voters campaign at the same time and split the votes",
 		file:  electionFile,
 		edit:  edit{"	return add(lost, int64(rank)*int64(step))\n", "	return lost\n"},
-		catch: []catcher{test(quorumPkg, "TestSilenceSecondRankWaitsOneBeat"), sim(200)},
+		catch: []catcher{test(quorumPkg, "TestSilenceSecondRankWaitsOneBeat")},
 	},
 	{
 		name: "e4-witness-does-not-wait", rule: "E4", bug: "a witness campaigns along with the gateways",
@@ -106,7 +106,7 @@ var electionMutants = []mutant{
 		name: "e5-decides-from-what-is-applied", rule: "E5", bug: "a new leader does not see an Assign in its log that is not applied yet",
 		file:  "internal/quorum/tail.go",
 		edit:  edit{"	if d.tail.control == 0 {\n		return st\n", "	if true {\n		return st\n"},
-		catch: []catcher{test(quorumPkg, "TestNewLeaderSeesAssignsNotYetApplied"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestNewLeaderSeesAssignsNotYetApplied")},
 	},
 	{
 		name: "e6-transfer-with-a-pending-assign", rule: "E6", bug: "leadership moves while an Assign is not applied",
@@ -130,7 +130,7 @@ var electionMutants = []mutant{
 		name: "e7-burst-of-ticks", rule: "E7", bug: "the ticks missed in a pause are made up for at once",
 		file:  driverFile,
 		edit:  edit{"		d.slot = slot\n		d.raftTick(now)\n", "		for ; d.slot < slot; d.slot++ {\n			d.raftTick(now)\n		}\n"},
-		catch: []catcher{test(quorumPkg, "TestBurstOfTicksIsOneTick"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestBurstOfTicksIsOneTick")},
 	},
 	{
 		name: "e7-silence-of-a-stall-counts", rule: "E7", bug: "a node that was paused takes its own silence for the leader's",
@@ -139,25 +139,25 @@ var electionMutants = []mutant{
 			"	e.leader.at = max(e.leader.at, now)\n	for id, s := range e.leader.shown {\n		s.at = max(s.at, now)\n",
 			"	for id, s := range e.leader.shown {\n",
 		},
-		catch: []catcher{test(quorumPkg, "TestStallRestartsTheTimers"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestStallRestartsTheTimers")},
 	},
 	{
 		name: "e7-placement-counts-a-stall", rule: "E7", bug: "a leader that was paused takes the holder for lost",
 		file:  "internal/placement/tracker.go",
 		edit:  edit{"func (t *Tracker) Stalled(now int64) { t.base = max(t.base, now) }", "func (t *Tracker) Stalled(now int64) {}"},
-		catch: []catcher{test("./internal/placement", "TestE7StallRestartsTheTimers"), sim(500)},
+		catch: []catcher{test("./internal/placement", "TestE7StallRestartsTheTimers")},
 	},
 	{
 		name: "e7-timers-before-the-news", rule: "E7", bug: "timers are judged before what has come in meanwhile is read",
 		file:  "internal/node/loop.go",
 		edit:  edit{"	w.drain()\n	w.turn(w.clk.Boottime())\n", "	w.turn(w.clk.Boottime())\n	w.drain()\n"},
-		catch: []catcher{test(nodePkg, "TestE7NewsBeforeTimers"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestE7NewsBeforeTimers")},
 	},
 	{
 		name: "e8-stuck-leader-claims", rule: "E8", bug: "a leader that cannot store goes on claiming leadership",
 		file:  driverFile,
 		edit:  edit{"return d.failed == nil && d.view().role == leader && !d.stuck(now)", "return d.failed == nil && d.view().role == leader"},
-		catch: []catcher{test(quorumPkg, "TestStuckLeaderStopsClaiming"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestStuckLeaderStopsClaiming")},
 	},
 	{
 		name: "e8-stuck-leader-heartbeats", rule: "E8", bug: "a leader that cannot store goes on sending raft heartbeats",
@@ -187,13 +187,13 @@ var electionMutants = []mutant{
 		name: "raft-answers-before-it-stores", rule: "I7", bug: "votes and acknowledgements leave before what they promise is on disk",
 		file:  processFile,
 		edit:  edit{"	w := write{token: token, since: now, responses: responses}\n", "	w := write{token: token, since: now}\n	defer d.respond(now, responses)\n"},
-		catch: []catcher{test(quorumPkg, "TestSiteWidePowerCut", "TestRandomFaults"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestSiteWidePowerCut", "TestRandomFaults"), sim(200)},
 	},
 	{
 		name: "raft-failed-write-answered", rule: "I8", bug: "votes and acknowledgements leave although the write that they promise has failed",
 		file:  processFile,
 		edit:  edit{"	if c.err != nil {\n		d.failed = fmt.Errorf(\"store raft log: %w\", c.err)\n		return d.failed\n	}\n", ""},
-		catch: []catcher{test(quorumPkg, "TestFailedWriteAnswersNothing"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestFailedWriteAnswersNothing"), sim(200)},
 	},
 	{
 		name: "raft-applies-before-commit", rule: "I4", bug: "entries are applied as soon as they are in the log",
@@ -208,12 +208,12 @@ var electionMutants = []mutant{
 		name: "raft-read-without-majority", rule: "I3", bug: "a leader answers reads without asking a majority, also when it has been replaced",
 		file:  driverFile,
 		edit:  edit{"		DisableProposalForwarding: true, StepDownOnRemoval: true,\n", "		DisableProposalForwarding: true, StepDownOnRemoval: true, ReadOnlyOption: raft.ReadOnlyLeaseBased,\n"},
-		catch: []catcher{test(quorumPkg, "TestDeposedLeaderConfirmsNoRead"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestDeposedLeaderConfirmsNoRead"), sim(200)},
 	},
 	{
 		name: "raft-hard-state-lost", rule: "I7", bug: "a vote that changed is not given to the log",
 		file:  processFile,
 		edit:  edit{"hs.GetTerm() != d.stored.term || hs.GetVote() != d.stored.vote)", "hs.GetTerm() != d.stored.term)"},
-		catch: []catcher{test(quorumPkg, "TestVoteInAKnownTermIsStored"), sim(500)},
+		catch: []catcher{test(quorumPkg, "TestVoteInAKnownTermIsStored")},
 	},
 }

@@ -19,13 +19,13 @@ var memberMutants = []mutant{
 		name: "g4-change-without-overlap", rule: "G4", bug: "the next change of members is proposed before P has passed since the last was applied by a majority",
 		file:  plannerFile,
 		edit:  edit{"	if end := p.settled + p.promise; now < end {", "	if end := p.settled; now < end {"},
-		catch: []catcher{test(memberPkg, "TestWaitBetweenChanges"), sim(500)},
+		catch: []catcher{test(memberPkg, "TestWaitBetweenChanges")},
 	},
 	{
 		name: "g4-change-nobody-applied", rule: "G4", bug: "the next change of members is proposed before a majority has applied the last",
 		file:  plannerFile,
 		edit:  edit{"	if lacking := in.lacking(in.Voters); len(lacking) > 0 {", "	if lacking := in.lacking(in.Voters); false {"},
-		catch: []catcher{test(memberPkg, "TestWaitBetweenChanges"), sim(500)},
+		catch: []catcher{test(memberPkg, "TestWaitBetweenChanges")},
 	},
 	{
 		name: "g4-old-voters-not-asked", rule: "G4", bug: "the next change of members does not wait for the voters of before the last",
@@ -115,13 +115,13 @@ var memberMutants = []mutant{
 		name: "f2-lost-log-is-an-empty-one", rule: "F2", bug: "a node whose log is gone votes again under its old raft id",
 		file:  identityFile,
 		edit:  edit{"	if first != nil && !hasLog && !founding {\n		return d.damage(\"there is a first configuration and no log\", nil)\n	}\n", "	d.founding = d.founding || first != nil && !hasLog\n"},
-		catch: []catcher{test(storagePkg, "TestDamageIsRefusedAndSetAside"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestDamageIsRefusedAndSetAside")},
 	},
 	{
 		name: "f2-raft-id-survives-damage", rule: "F2", bug: "a node that set its damaged log aside comes back under its old raft id",
 		file:  identityFile,
 		edit:  edit{"var dataFiles = []string{fileRaftID, dirLog,", "var dataFiles = []string{dirLog,"},
-		catch: []catcher{test(storagePkg, "TestDamageIsRefusedAndSetAside"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestDamageIsRefusedAndSetAside"), sim(200)},
 	},
 	{
 		name: "f2-raft-id-set-aside-last", rule: "F2", bug: "a power cut while data are set aside leaves the old raft id with no log",

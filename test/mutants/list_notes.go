@@ -23,13 +23,13 @@ var noteMutants = []mutant{
 		name: "g5-note-without-delay", rule: "G5", bug: "the release leaves at once, while frames that passed the gate are still in the queue",
 		file:  tenureFile,
 		edit:  edit{"	m.noteAt = now + int64(NoteDelay)\n", "	m.noteAt = now\n"},
-		catch: []catcher{test(tenurePkg, "TestReleaseOrder"), sim(500)},
+		catch: []catcher{test(tenurePkg, "TestReleaseOrder")},
 	},
 	{
 		name: "g5-delay-from-the-order", rule: "G5", bug: "the delay counts from when the close was asked for, not from when it was read back",
 		file:  tenureFile,
 		edit:  edit{"m.noteAt = max(m.noteAt, now+int64(NoteDelay))", "m.noteAt = max(m.noteAt, now)"},
-		catch: []catcher{test(tenurePkg, "TestReleaseOrder"), sim(500)},
+		catch: []catcher{test(tenurePkg, "TestReleaseOrder")},
 	},
 	{
 		name: "g5-address-before-note", rule: "G5", bug: "the address goes before the release note",
@@ -47,7 +47,7 @@ var noteMutants = []mutant{
 		name: "g5-asks-before-testament", rule: "G5", bug: "a worker asks for grants before the guard can speak for it",
 		file:  beatsFile,
 		edit:  edit{"return w.testified && w.exit == nil", "return w.exit == nil"},
-		catch: []catcher{test(nodePkg, "TestG5NothingIsAskedBeforeTheTestament"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestG5NothingIsAskedBeforeTheTestament")},
 	},
 	{
 		name: "g5-guard-note-before-close", rule: "G5", bug: "the guard says that its worker is over before it has closed the gate",
@@ -146,6 +146,6 @@ var noteMutants = []mutant{
 		name: "guard-gone-worker-stays", rule: "G5", bug: "a worker whose guard is gone goes on holding, with nobody to close for it",
 		file:  "internal/node/loop.go",
 		edit:  edit{"	w.releaseAll(w.clk.Boottime(), \"guard gone\")\n", ""},
-		catch: []catcher{test(nodePkg, "TestGuardGoneReleasesAll"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestGuardGoneReleasesAll"), sim(200)},
 	},
 }

@@ -17,7 +17,7 @@ var placementMutants = []mutant{
 		name: "a1-silent-holder-stays", rule: "A1", bug: "a holder that is silent for P is not lost",
 		file:  presenceFile,
 		edit:  edit{"	silent := t.passed(now, max(heardAt, last), promise)\n", "	silent := t.passed(now, max(heardAt, last), promise) && false\n"},
-		catch: []catcher{test(placementPkg, "TestA1SilentTarget"), sim(200)},
+		catch: []catcher{test(placementPkg, "TestA1SilentTarget")},
 	},
 	{
 		name: "a1-holder-that-let-go-stays", rule: "A1", bug: "a holder that says that it holds no more is not lost",
@@ -59,7 +59,7 @@ var placementMutants = []mutant{
 		name: "a2-deaf-holder-stays", rule: "A2", bug: "a holder that no majority acknowledges does not release",
 		file:  groupsFile,
 		edit:  edit{"	return now-last > int64(w.timing.Promise)\n", "	return now-last > int64(w.timing.Promise) && false\n"},
-		catch: []catcher{test(nodePkg, "TestA2DeafHolderReleases"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestA2DeafHolderReleases"), sim(200)},
 	},
 	{
 		name: "a2-failed-target-tried-again", rule: "A2", bug: "a target that failed is tried again at once",
@@ -95,7 +95,7 @@ var placementMutants = []mutant{
 		name: "a4-equal-moves", rule: "A4", bug: "the address moves to a member that is no healthier",
 		file:  decideFile,
 		edit:  edit{"case best.Health < health:", "case best.Health <= health:"},
-		catch: []catcher{test(placementPkg, "TestA4EqualMeansStay"), sim(200)},
+		catch: []catcher{test(placementPkg, "TestA4EqualMeansStay")},
 	},
 	{
 		name: "a4-sick-holder-stays", rule: "A4", bug: "a healthier member does not take over",
@@ -107,7 +107,7 @@ var placementMutants = []mutant{
 		name: "a4-holds-without-carrier", rule: "A4", bug: "a holder whose interface has no carrier goes on holding",
 		file:  groupsFile,
 		edit:  edit{"		case !info.Carrier:", "		case false:"},
-		catch: []catcher{test(nodePkg, "TestA4HolderWithoutCarrierReleases"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestA4HolderWithoutCarrierReleases")},
 	},
 	{
 		name: "a4-holds-without-gate", rule: "A4", bug: "a holder whose gate came off an interface goes on holding",
@@ -119,7 +119,7 @@ var placementMutants = []mutant{
 		name: "a5-release-before-ready", rule: "A5", bug: "in a planned switchover the holder releases before the target is ready",
 		file:  switchFile,
 		edit:  edit{"		if t.isReady(g, s.target) {\n			s.stage", "		if true {\n			s.stage"},
-		catch: []catcher{test(placementPkg, "TestA5PlannedSwitchover"), sim(200)},
+		catch: []catcher{test(placementPkg, "TestA5PlannedSwitchover")},
 	},
 	{
 		name: "a5-waits-without-end", rule: "A5", bug: "a target that is never ready keeps the switchover open",
@@ -173,7 +173,7 @@ var placementMutants = []mutant{
 		name: "a7-new-leader-moves-the-holder", rule: "A7", bug: "a new leader that has not heard the holder yet takes it for lost",
 		file:  presenceFile,
 		edit:  edit{"	last := max(heardAt, g.since)\n", "	last := heardAt\n	if t.leadingSince == now {\n		return verdict{lost: true, cause: CauseLeaseExpired}\n	}\n"},
-		catch: []catcher{test(placementPkg, "TestA7LeaderChangeMovesNothing"), sim(200)},
+		catch: []catcher{test(placementPkg, "TestA7LeaderChangeMovesNothing")},
 	},
 	{
 		name: "a7-preemption-unasked", rule: "A7", bug: "a member of higher priority takes over although preemption is off",

@@ -21,7 +21,7 @@ var storageMutants = []mutant{
 		name: "store-vote-not-written", rule: "I7", bug: "a vote in the term of before is not written",
 		file:  storageLogFile,
 		edit:  edit{"|| l.hard.GetVote() != l.written.GetVote() ||", "||"},
-		catch: []catcher{test(storagePkg, "TestVoteAloneIsStored"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestVoteAloneIsStored")},
 	},
 	{
 		name: "store-commit-before-entries", rule: "I7", bug: "a commit index stands in the log before the entries that it covers",
@@ -33,7 +33,7 @@ var storageMutants = []mutant{
 		name: "store-cut-not-written", rule: "I4", bug: "entries that another leader has replaced come back after a start",
 		file:  storageLogFile,
 		edit:  edit{"		l.wal.Truncate(from, func(error) {}) // a later done tells: errors stick\n", ""},
-		catch: []catcher{test(storagePkg, "TestLogKeepsWhatWasSaved"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestLogKeepsWhatWasSaved")},
 	},
 	{
 		name: "store-committed-entry-cut", rule: "I7", bug: "a log in which a committed entry was cut is opened",
@@ -45,7 +45,7 @@ var storageMutants = []mutant{
 		name: "store-commit-beyond-the-log", rule: "I7", bug: "a log that lacks committed entries is opened",
 		file:  replayFile,
 		edit:  edit{"	if c := l.hard.GetCommit(); c > l.last {", "	if c := l.hard.GetCommit(); false {"},
-		catch: []catcher{test(storagePkg, "TestReplayRefusesNonsense"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestReplayRefusesNonsense")},
 	},
 	{
 		name: "store-raft-id-not-kept", rule: "F2", bug: "a raft id is used that is not on disk",
@@ -112,7 +112,7 @@ var storageMutants = []mutant{
 		name: "snapshot-loses-the-vote", rule: "I7", bug: "the release of the log takes the vote of the present term with it",
 		file:  compactFile,
 		edit:  edit{"		hardTerm: l.hard.GetTerm(), hardVote: l.hard.GetVote(), commit:", "		hardTerm: l.hard.GetTerm(), commit:"},
-		catch: []catcher{test(storagePkg, "TestCompact", "TestRandomLives"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestCompact", "TestRandomLives")},
 	},
 	{
 		name: "snapshot-vote-kept-in-a-new-term", rule: "I4", bug: "a vote of an older term stands in the term that a snapshot brings",
@@ -124,7 +124,7 @@ var storageMutants = []mutant{
 		name: "epoch-reused", rule: "1", bug: "two Assigns that were decided from the same epoch both count",
 		file:  "storage/apply.go",
 		edit:  edit{"cur != a.Prev {", "cur > a.Prev+1<<40 {"},
-		catch: []catcher{test(storagePkg, "TestAssignNeedsThePresentEpoch"), sim(500)},
+		catch: []catcher{test(storagePkg, "TestAssignNeedsThePresentEpoch")},
 	},
 	{
 		name: "group-number-reused", rule: "F1a", bug: "a new group gets the number of one that was removed, with its grants and epochs",

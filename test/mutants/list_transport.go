@@ -24,19 +24,19 @@ var transportMutants = []mutant{
 		name: "old-beat-taken", rule: "section 4", bug: "a beat that was overtaken by a later one is taken, with what it says",
 		file:  "internal/node/peers.go",
 		edit:  edit{"		if b.Sequence <= p.sequence {\n			return beatOld\n		}\n", ""},
-		catch: []catcher{test(nodePkg, "TestPeerTakesEachBeatOnce"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestPeerTakesEachBeatOnce")},
 	},
 	{
 		name: "beat-of-an-ended-worker", rule: "G5", bug: "a beat of an incarnation that is over is taken",
 		file:  "internal/node/peers.go",
 		edit:  edit{"	if p.over[b.Incarnation] {\n		return beatOver\n	}\n", ""},
-		catch: []catcher{test(nodePkg, "TestPeerSeesClones"), sim(500)},
+		catch: []catcher{test(nodePkg, "TestPeerSeesClones")},
 	},
 	{
 		name: "answer-asks", rule: "section 4", bug: "an answer is answered, without end",
 		file:  beatsFile,
 		edit:  edit{"	if len(b.Requests) > 0 && !b.Flags.Has(transport.FlagAnswer) {", "	if len(b.Requests) > 0 || b.Flags.Has(transport.FlagAnswer) {"},
-		catch: []catcher{test(nodePkg, "TestAnswersAreNotAnswered"), sim(50)},
+		catch: []catcher{test(nodePkg, "TestAnswersAreNotAnswered"), sim(200)},
 	},
 	{
 		name: "note-flood-not-limited", rule: "G5", bug: "a flood of forged notes keeps the node busy with signatures",

@@ -23,13 +23,13 @@ var walMutants = []mutant{
 		name: "wal-fsync-error-ignored", rule: "I8", bug: "a batch whose sync failed is acknowledged",
 		file:  writerFile,
 		edit:  edit{"		return 0, fmt.Errorf(\"write batch: %w\", err)\n", "		_ = fmt.Errorf(\"write batch: %w\", err)\n"},
-		catch: []catcher{test(walPkg, "TestNoAckAfterFailedSync"), sim(500)},
+		catch: []catcher{test(walPkg, "TestNoAckAfterFailedSync"), sim(200)},
 	},
 	{
 		name: "wal-goes-on-after-an-error", rule: "I8", bug: "after a failed sync the log tries again on the same pages",
 		file:  writerFile,
 		edit:  edit{"	err := w.log.Err()\n	if err == nil && len(p.records) > 0 {", "	var err error\n	if err == nil && len(p.records) > 0 {"},
-		catch: []catcher{test(walPkg, "TestNoAckAfterFailedSync"), sim(500)},
+		catch: []catcher{test(walPkg, "TestErrorAtEveryOperation")},
 	},
 	{
 		name: "wal-directory-not-synced", rule: "I7", bug: "the names of released segments may come back after a power cut",
@@ -96,7 +96,7 @@ var walMutants = []mutant{
 			{"	if got := checksum(data[frameBytes:]); got != head.payloadCRC {\n		return nil, fmt.Sprintf(\"checksum %08x, computed %08x\", head.payloadCRC, got)\n	}\n", ""},
 			{"		if checksum(payload) != f.payloadCRC {\n			return nil, fmt.Sprintf(\"payload checksum at %d of the data\", pos)\n		}\n", ""},
 		},
-		catch: []catcher{test(walPkg, "TestRecovery"), sim(500)},
+		catch: []catcher{test(walPkg, "TestRecovery")},
 	},
 	{
 		name: "wal-torn-is-corrupt", rule: "F3", bug: "a batch cut short by a power cut counts as damage, and the node loses its vote",
@@ -108,14 +108,14 @@ var walMutants = []mutant{
 		name: "wal-damage-is-torn", rule: "F3", bug: "acknowledged records that were damaged are cut off as if they had never been written",
 		file:  scanFile,
 		edit:  edit{"func (s *scanner) torn(size int64, why string) *ending {\n	if proof := s.proof(); proof != \"\" {", "func (s *scanner) torn(size int64, why string) *ending {\n	if proof := s.proof(); false {"},
-		catch: []catcher{test(walPkg, "TestFlipEveryBatchByte"), sim(500)},
+		catch: []catcher{test(walPkg, "TestFlipEveryBatchByte")},
 	},
 	{
 		name: "wal-checksum-ignored", rule: "F3", bug: "a damaged payload is replayed",
 		file:  scanFile,
 		edit:  edit{"	if got := checksum(data[frameBytes:]); got != head.payloadCRC {", "	if got := checksum(data[frameBytes:]); false {"},
 		also:  []edit{{"		if checksum(payload) != f.payloadCRC {", "		if false {"}},
-		catch: []catcher{test(walPkg, "TestFlipEveryBatchByte"), sim(500)},
+		catch: []catcher{test(walPkg, "TestFlipEveryBatchByte")},
 	},
 	{
 		name: "wal-torn-tail-not-cut", rule: "F3", bug: "a torn tail stays on disk, and what is written behind it is taken for its rest",
@@ -133,7 +133,7 @@ var walMutants = []mutant{
 		name: "wal-lost-last-segment-not-seen", rule: "F3", bug: "the loss of the last segment passes for the end of the log",
 		file:  surveyFile,
 		edit:  edit{"		case sealed != nil && isLast:\n			return s.damaged(segmentName(sealed.Index), 0, \"segment is missing, the one before names it as next\")\n", "		case sealed != nil && isLast:\n			s.finish(sc, &ending{verdict: Clean})\n			return nil\n"},
-		catch: []catcher{test(walPkg, "TestRecovery"), sim(500)},
+		catch: []catcher{test(walPkg, "TestRecovery")},
 	},
 	{
 		name: "wal-seal-before-the-next", rule: "F3", bug: "a segment is sealed before the name of the next is durable, so a power cut looks like damage",
@@ -158,7 +158,7 @@ var walMutants = []mutant{
 		name: "wal-release-of-what-is-needed", rule: "I7", bug: "a segment is released that holds an entry above the index",
 		file:  writerFile,
 		edit:  edit{"w.segments[n].maxIndex <= r.release.upto {", "w.segments[n].head.base <= r.release.upto {"},
-		catch: []catcher{test(walPkg, "TestRelease"), sim(500)},
+		catch: []catcher{test(walPkg, "TestRelease")},
 	},
 	{
 		name: "wal-chain-not-checked", rule: "F3", bug: "a batch that does not follow the one before is taken",
