@@ -54,6 +54,10 @@ var large = []bounds{
 func (b *bounds) logs() (out [][]entry) {
 	var log []entry
 	starts := make([]uint64, b.contenders)
+	most := 1 + uint64(b.deaths)
+	if b.onlyVoters {
+		most = 1
+	}
 	var extend func()
 	extend = func() {
 		if len(log) == b.assigns {
@@ -64,7 +68,7 @@ func (b *bounds) logs() (out [][]entry) {
 		}
 		for c := range starts {
 			before := starts[c]
-			for n := max(1, before); n <= 1+uint64(b.deaths); n++ {
+			for n := max(1, before); n <= most; n++ {
 				starts[c] = n
 				log = append(log, entry{node: uint64(c + 1), incarnation: uint64(c+1)<<32 | n})
 				extend()
