@@ -21,7 +21,6 @@ type bounds struct {
 	beats      int        // of each worker
 	releases   int        // of all
 	deaths     int        // of workers, of all hosts
-	onlyVoters bool       // only those that never ask die
 	ticks      int64      // of true time; a promise is 4 to 5, a lease 2 to 3, epsilon and a close 1
 	late       bool       // acknowledgements take their time too, else they arrive at once
 	chain      [][]uint64 // configurations of the voters after the first
@@ -139,7 +138,7 @@ func (x *search) hostActions(s *state, i int, h *host, do func(*action)) {
 	if b.chain != nil && s.nextConfig(h) != 0 {
 		do(&action{kind: conforms, host: i})
 	}
-	if s.deaths < b.deaths && (i >= b.contenders || !b.onlyVoters) {
+	if s.deaths < b.deaths {
 		do(&action{kind: dying, host: i, how: powerLoss})
 		if i < b.contenders {
 			do(&action{kind: dying, host: i, how: guarded})

@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.voters, "voters", 3, "3 or 5")
 	flag.IntVar(&o.procs, "procs", runtime.NumCPU(), "runs at a time")
 	flag.StringVar(&o.exhaustive, "exhaustive", "", "go through every state within the bounds of this name instead: "+boundNames())
-	flag.IntVar(&o.states, "states", 100_000_000, "give up beyond so many states; each takes 16 to 48 bytes")
+	flag.IntVar(&o.states, "states", 100_000_000, "give up beyond so many states; each takes some 60 bytes at the worst")
 	flag.Parse()
 	if *broken == "list" {
 		for _, n := range ruleNames {
