@@ -110,8 +110,8 @@ func TestG5NoteWaitsForTheFrames(t *testing.T) {
 		gate = o.Gate.(*stubborn)
 	})
 	h.killWorker(t)
-	if since := time.Duration(least.Load()); since < noteDelay || since == time.Hour {
-		t.Fatalf("the first note left %v after the close, want %v at least", since, noteDelay)
+	if since := time.Duration(least.Load()); since < NoteDelay || since == time.Hour {
+		t.Fatalf("the first note left %v after the close, want %v at least", since, NoteDelay)
 	}
 }
 

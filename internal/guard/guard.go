@@ -57,10 +57,11 @@ type Options struct {
 	SendNotes func(targets []netip.AddrPort, notes [][]byte) error
 	// DataDirFree returns nil once no process holds the data directory.
 	DataDirFree func() error
-	// StopLimit is the longest time that a planned stop may take; default 15 s.
+	// StopLimit is the longest time that a planned stop may take; 0 =
+	// DefaultStopLimit.
 	StopLimit time.Duration
 	// StartLimit is the longest time from the start of a worker to its first
-	// beat; default 60 s.
+	// beat; 0 = DefaultStartLimit.
 	StartLimit time.Duration
 	// Reload delivers requests to read the configuration again (SIGHUP).
 	Reload <-chan struct{}
@@ -92,13 +93,28 @@ func (e *WorkerError) Error() string {
 	return "worker refused to start: the configuration cannot be used"
 }
 
-// noteDelay lets frames that passed the gate before it closed leave the
+// NoteDelay lets frames that passed the gate before it closed leave the
 // interface (G5).
-const noteDelay = time.Millisecond
+const NoteDelay = time.Millisecond
 
-// noteRepeats are the pauses before each repetition of a death note: a lost
+// NoteRepeats are the pauses before each repetition of a death note: a lost
 // datagram would cost the others a whole promise.
-var noteRepeats = [...]time.Duration{2 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond}
+var NoteRepeats = [...]time.Duration{2 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond}
+
+// Limits of a worker's life, unless Options say otherwise.
+const (
+	DefaultStopLimit  = 15 * time.Second
+	DefaultStartLimit = time.Minute
+)
+
+// A worker that ended is followed by another after a pause: BackoffFirst, twice
+// as long each time up to BackoffMost, and from BackoffFirst again after one
+// that has lived for BackoffReset.
+const (
+	BackoffFirst = 100 * time.Millisecond
+	BackoffMost  = 5 * time.Second
+	BackoffReset = 30 * time.Second
+)
 
 type guard struct {
 	Options
@@ -114,10 +130,10 @@ type guard struct {
 // is left; the gate stays attached and closed.
 func Run(ctx context.Context, o Options) error {
 	if o.StopLimit == 0 {
-		o.StopLimit = 15 * time.Second
+		o.StopLimit = DefaultStopLimit
 	}
 	if o.StartLimit == 0 {
-		o.StartLimit = time.Minute
+		o.StartLimit = DefaultStartLimit
 	}
 	g := &guard{Options: o, log: o.Logger, gateOK: true}
 	if err := raisePriority(); err != nil {
@@ -138,10 +154,10 @@ func Run(ctx context.Context, o Options) error {
 		if errors.As(err, &fatal) {
 			return err
 		}
-		if time.Since(started) > 30*time.Second {
+		if time.Since(started) > BackoffReset {
 			g.backoff = 0
 		}
-		g.backoff = min(max(2*g.backoff, 100*time.Millisecond), 5*time.Second)
+		g.backoff = min(max(2*g.backoff, BackoffFirst), BackoffMost)
 		g.log.Warn("worker ended, starting another", "reason", err, "in", g.backoff)
 		select {
 		case <-ctx.Done():

@@ -169,7 +169,7 @@ func (l *life) watch(ctx context.Context) error {
 			now := clock.Boottime()
 			// A guard that was itself late judges nobody: both may have been
 			// stopped together.
-			if now-wake > int64(lateLimit) {
+			if now-wake > int64(LateLimit) {
 				l.since = now
 			}
 			if err := l.overdue(now); err != nil {
@@ -181,9 +181,9 @@ func (l *life) watch(ctx context.Context) error {
 	}
 }
 
-// lateLimit is how late the guard's own timer may fire before the guard counts
+// LateLimit is how late the guard's own timer may fire before the guard counts
 // as late itself.
-const lateLimit = 40 * time.Millisecond
+const LateLimit = 40 * time.Millisecond
 
 // limit is the longest time without a beat at this stage of the worker's life.
 func (l *life) limit() time.Duration {
@@ -196,12 +196,12 @@ func (l *life) limit() time.Duration {
 // lastBeat is the instant from which the present silence counts.
 func (l *life) lastBeat() int64 { return max(l.pulse.last(), l.since) }
 
-// maxCheck is the longest pause between two looks at the worker.
-const maxCheck = 250 * time.Millisecond
+// MaxCheck is the longest pause between two looks at the worker.
+const MaxCheck = 250 * time.Millisecond
 
 // nextCheck is the first instant at which the worker could be overdue.
 func (l *life) nextCheck(now int64) int64 {
-	next := min(l.lastBeat()+int64(l.limit())+1, now+int64(maxCheck))
+	next := min(l.lastBeat()+int64(l.limit())+1, now+int64(MaxCheck))
 	if l.stopBy != 0 {
 		next = min(next, l.stopBy+1)
 	}
@@ -304,7 +304,7 @@ func (l *life) bury() error {
 	if closed != nil {
 		g.log.Error("gate not closed by hand, its deadline closes it", "error", closed)
 	} else {
-		time.Sleep(noteDelay)
+		time.Sleep(NoteDelay)
 		l.sendNote()
 	}
 	removed := g.clearAddresses()
@@ -312,7 +312,7 @@ func (l *life) bury() error {
 		g.log.Error("addresses not removed", "error", removed)
 	}
 	if closed == nil {
-		for _, pause := range noteRepeats {
+		for _, pause := range NoteRepeats {
 			time.Sleep(pause)
 			l.sendNote()
 		}

@@ -58,7 +58,7 @@ var noteMutants = []mutant{
 	{
 		name: "g5-guard-note-without-delay", rule: "G5", bug: "the guard's note leaves at once, while frames that passed the gate are still in the queue",
 		file:  lifeFile,
-		edit:  edit{"		time.Sleep(noteDelay)\n		l.sendNote()\n", "		l.sendNote()\n"},
+		edit:  edit{"		time.Sleep(NoteDelay)\n		l.sendNote()\n", "		l.sendNote()\n"},
 		catch: []catcher{test(guardPkg, "TestG5NoteWaitsForTheFrames")},
 	},
 	{

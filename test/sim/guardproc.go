@@ -11,22 +11,9 @@ import (
 	"github.com/holdfast-ha/holdfast/wal"
 )
 
-// The figures of internal/guard, which keeps them to itself.
-const (
-	noteDelay    = time.Millisecond
-	lateLimit    = 40 * time.Millisecond
-	maxCheck     = 250 * time.Millisecond
-	startLimit   = time.Minute
-	stopLimit    = 15 * time.Second
-	backoffFirst = 100 * time.Millisecond
-	backoffMax   = 5 * time.Second
-	backoffReset = 30 * time.Second
-	// serviceRestart is how soon the host's service manager starts a guard that
-	// has ended.
-	serviceRestart = time.Second
-)
-
-var noteRepeats = [...]time.Duration{2 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond}
+// serviceRestart is how soon the host's service manager starts a guard that has
+// ended.
+const serviceRestart = time.Second
 
 // guardProc is the model of one guard process: rules G5 and G7, in the order
 // and with the times of internal/guard.
@@ -122,13 +109,13 @@ func (g *guardProc) start() {
 // check looks whether the worker hangs, at the instants at which it could.
 func (g *guardProc) check(p *process) {
 	now := g.local()
-	limit := int64(startLimit)
+	limit := int64(guard.DefaultStartLimit)
 	last := p.lastPulse(g.h.w.now)
 	if last != 0 && g.testament != nil {
 		limit = int64(g.testament.HangLimit)
 	}
 	last = max(last, g.since)
-	next := min(last+limit+1, now+int64(maxCheck))
+	next := min(last+limit+1, now+int64(guard.MaxCheck))
 	if g.stopBy != 0 {
 		next = min(next, g.stopBy+1)
 	}
@@ -141,10 +128,10 @@ func (g *guardProc) checked(p *process) {
 		return
 	}
 	now := g.local()
-	if now-g.wakeAt > int64(lateLimit) {
+	if now-g.wakeAt > int64(guard.LateLimit) {
 		g.since = now // late itself: it judges nobody
 	}
-	limit := int64(startLimit)
+	limit := int64(guard.DefaultStartLimit)
 	pulse := p.lastPulse(g.h.w.now)
 	if pulse != 0 && g.testament != nil {
 		limit = int64(g.testament.HangLimit)
@@ -196,7 +183,7 @@ func (g *guardProc) bury() {
 	}
 	g.in(5*time.Microsecond, 200*time.Microsecond, func() {
 		g.h.gate.closeAll()
-		g.in(noteDelay, noteDelay+300*time.Microsecond, func() {
+		g.in(guard.NoteDelay, guard.NoteDelay+300*time.Microsecond, func() {
 			g.sendNote()
 			g.in(100*time.Microsecond, time.Millisecond, func() {
 				g.h.kernel.clear()
@@ -207,8 +194,8 @@ func (g *guardProc) bury() {
 }
 
 func (g *guardProc) repeat(n int) {
-	if n < len(noteRepeats) {
-		g.in(noteRepeats[n], noteRepeats[n]+time.Millisecond, func() {
+	if n < len(guard.NoteRepeats) {
+		g.in(guard.NoteRepeats[n], guard.NoteRepeats[n]+time.Millisecond, func() {
 			g.sendNote()
 			g.repeat(n + 1)
 		})
@@ -219,10 +206,10 @@ func (g *guardProc) repeat(n int) {
 		g.end()
 		return
 	}
-	if g.local()-g.startedAt > int64(backoffReset) {
+	if g.local()-g.startedAt > int64(guard.BackoffReset) {
 		g.backoff = 0
 	}
-	g.backoff = min(max(2*g.backoff, backoffFirst), backoffMax)
+	g.backoff = min(max(2*g.backoff, guard.BackoffFirst), guard.BackoffMost)
 	g.at(g.h.clk.when(g.local()+int64(g.backoff)), g.start)
 }
 
@@ -250,7 +237,7 @@ func (g *guardProc) askStop() {
 		return
 	}
 	p := g.child
-	g.stopBy = g.local() + int64(stopLimit)
+	g.stopBy = g.local() + int64(guard.DefaultStopLimit)
 	p.deliver(func() { p.node.Guard(guard.Event{Kind: guard.Stop, Text: "stop"}) })
 }
 
