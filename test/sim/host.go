@@ -120,9 +120,9 @@ func (h *host) newProcess(incarnation uint64) *process {
 func (p *process) open() {
 	h := p.h
 	p.link = &procLink{p: p, events: make(chan guard.Event, 16)}
-	e := Env{
+	e := node.Host{
 		Clock: p, Wall: p.wall, Sleep: p.sleep, Random: rand.New(rand.NewPCG(h.product.Uint64(), h.product.Uint64())),
-		FS: h.disk.open(p), Link: p.link, Go: p.goJob, Queue: p.newRow, LogWork: p.logWork, Now: p.stepsNow, Logger: h.w.logger(h),
+		FS: h.disk.open(p), Key: h.key, Link: p.link, Hooks: noHooks{}, Go: p.goJob, Queue: p.newRow, Steps: steps(p),
 		Mesh: func(c transport.Config) (node.Mesh, error) { return h.w.net.join(p, c), nil },
 	}
 	if h.gateway {
@@ -131,7 +131,7 @@ func (p *process) open() {
 	}
 	var err error
 	p.run(func() {
-		p.node, err = StartMachine(h.cfg, h.key, p.incarnation, e)
+		p.node, err = node.Step(options(h, p.incarnation), e)
 	})
 	if p.dead || h.w.failure != nil {
 		return

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/guard"
+	"github.com/holdfast-ha/holdfast/internal/node"
 )
 
 // process is one worker from its start to its end.
@@ -15,7 +16,7 @@ type process struct {
 	h           *host
 	w           *world
 	incarnation uint64
-	node        Machine
+	node        *node.Stepped
 	mesh        *mesh
 	link        *procLink
 	sched       *rand.Rand // how long its steps take
@@ -239,24 +240,25 @@ func (p *process) goJob(do func()) { p.job(span(p.sched, 10*time.Microsecond, 2*
 // jobRow is a row of jobs that are done one after the other.
 type jobRow struct {
 	p       *process
+	limit   int
 	jobs    []func()
 	running bool
 }
 
-// maxJobs bounds the jobs that wait in a row, as the worker does.
-const maxJobs = 256
+func (p *process) newRow(limit int) node.Queue { return &jobRow{p: p, limit: limit} }
 
-func (p *process) newRow() (submit func(func()) bool) {
-	q := &jobRow{p: p}
-	return func(job func()) bool {
-		if len(q.jobs) >= maxJobs {
-			return false
-		}
-		q.jobs = append(q.jobs, job)
-		q.next()
-		return true
+// Submit implements node.Queue.
+func (q *jobRow) Submit(job func()) bool {
+	if len(q.jobs) >= q.limit {
+		return false
 	}
+	q.jobs = append(q.jobs, job)
+	q.next()
+	return true
 }
+
+// Close implements node.Queue: what waits ends with the process.
+func (q *jobRow) Close() {}
 
 func (q *jobRow) next() {
 	if q.running || len(q.jobs) == 0 {
