@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/holdfast-ha/holdfast/test/page"
 )
 
 func main() {
@@ -93,7 +95,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	table := markdown(results, o.all)
 	fmt.Fprintf(stdout, "\n%s\n", table)
 	if o.out != "" {
-		if err := writeTable(o.out, table); err != nil {
+		if err := page.Put(o.out, part, table); err != nil {
 			return err
 		}
 	}

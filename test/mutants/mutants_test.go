@@ -141,29 +141,3 @@ func TestHangIsNoCatch(t *testing.T) {
 		t.Errorf("outcome is %v", o.kind)
 	}
 }
-
-func TestWriteTable(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "page.md")
-	for _, step := range []struct{ page, want string }{
-		{"", "table\n"},
-		{"before\n" + markBegin + "\nold\n" + markEnd + "\nafter\n", "before\n" + markBegin + "\ntable\n" + markEnd + "\nafter\n"},
-	} {
-		if step.page != "" {
-			if err := os.WriteFile(name, []byte(step.page), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := writeTable(name, "table\n"); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(name); err != nil || string(got) != step.want {
-			t.Errorf("got %q, %v, want %q", got, err, step.want)
-		}
-	}
-	if err := os.WriteFile(name, []byte(markBegin), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeTable(name, "table\n"); err == nil {
-		t.Error("a page without the end mark was written")
-	}
-}

@@ -1,20 +1,13 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"strings"
 	"time"
 )
 
-// The marks between which a page has the table.
-const (
-	markBegin = "<!-- mutants: begin -->"
-	markEnd   = "<!-- mutants: end -->"
-)
+// part is the name of the table in the page that holds it.
+const part = "mutants"
 
 // markdown is the table of all mutants. With all, the catchers that missed a
 // mutant which another caught are told too.
@@ -91,25 +84,4 @@ func summary(r result) string {
 		parts = append(parts, text)
 	}
 	return strings.Join(parts, "; ")
-}
-
-// writeTable puts the table between the marks of a page, or makes the table the
-// whole file.
-func writeTable(name, table string) error {
-	page, err := os.ReadFile(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write table: %w", err)
-	}
-	out := []byte(table)
-	if before, rest, ok := bytes.Cut(page, []byte(markBegin)); ok {
-		_, after, ok := bytes.Cut(rest, []byte(markEnd))
-		if !ok {
-			return fmt.Errorf("write table: %s has no %s", name, markEnd)
-		}
-		out = fmt.Appendf(nil, "%s%s\n%s%s%s", before, markBegin, table, markEnd, after)
-	}
-	if err := os.WriteFile(name, out, 0o644); err != nil {
-		return fmt.Errorf("write table: %w", err)
-	}
-	return nil
 }
