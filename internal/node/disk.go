@@ -21,19 +21,14 @@ type disk struct {
 	slow    bool
 	next    int64
 	retryAt int64
-	// The last scrub that ended; one is under way; since when none is.
-	scrub      *scrubbed
+	// When the last scrub ended well, zero = never; one is under way; since
+	// when none is.
+	scrub      time.Time
 	scrubbing  bool
 	scrubbedAt int64
 	// reserved: the reserve file is there. A disk that was full counts as full
 	// until it is there again, else clients would use up what is for votes.
 	reserved atomic.Bool
-}
-
-// scrubbed is the end of the last scrub.
-type scrubbed struct {
-	at   time.Time
-	took time.Duration
 }
 
 const (
@@ -146,7 +141,6 @@ func (w *worker) scrubTurn(now int64) {
 		return
 	}
 	d.scrubbing = true
-	began := now
 	w.host.Go(func() {
 		report, err := w.data.Scrub(w.stopCtx, scrubRate)
 		w.mustPost(func(now int64) {
@@ -156,7 +150,7 @@ func (w *worker) scrubTurn(now int64) {
 			case err != nil:
 				w.fail(fmt.Errorf("scrub: %w", err))
 			default:
-				d.scrub = &scrubbed{at: w.host.Wall(), took: time.Duration(now - began)}
+				d.scrub = w.host.Wall()
 				w.log.Debug("log and snapshot read again", "report", fmt.Sprintf("%+v", report))
 			}
 		})

@@ -196,8 +196,8 @@ func (w *worker) reportRaft(now int64, r *status.Report) {
 	if p := w.view.Load(); p != nil {
 		r.State.Bytes, r.State.Keys, r.State.Revision = p.view.Bytes(), p.view.Keys(), p.view.Rev()
 	}
-	if scrub := w.disk.scrub; scrub != nil {
-		r.State.Scrubbed = scrub.at.UTC().Format(time.RFC3339)
+	if scrub := w.disk.scrub; !scrub.IsZero() {
+		r.State.Scrubbed = scrub.UTC().Format(time.RFC3339)
 	}
 	r.State.Audit, _ = w.state.Trail().Head()
 	r.WAL = status.WAL{
