@@ -55,12 +55,8 @@ mutants: setup ## known bugs, put back one by one: each must be caught (15 minut
 chaos: setup build ## real daemons under random faults for MINUTES (or ROUNDS), zero violations or it fails
 	$(GO) run ./test/chaos -binary $(BIN) -minutes $(or $(MINUTES),10) $(if $(PROFILE),-profile $(PROFILE)) -rounds $(or $(ROUNDS),0) -seed $(or $(SEED),0) -report docs/proof.md
 
-fuzz: ## every fuzz target, MINUTES in all (default 30)
-	@set -e; list=$$(for pkg in $$($(GO) list ./...); do \
-	  $(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz | sed "s|^|$$pkg |" || true; done); \
-	n=$$(echo "$$list" | wc -l); each=$$(( $(or $(MINUTES),30) * 60 / n )); test $$each -ge 1 || each=1; \
-	echo "$$n targets, $$each s each"; \
-	echo "$$list" | while read pkg f; do echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${each}s $$pkg; done
+fuzz: ## every fuzz target for an equal share of MINUTES (default 15; ONLY=PATTERN)
+	GO="$(GO)" MINUTES=$(or $(MINUTES),15) ONLY='$(ONLY)' ./test/fuzz.sh
 
 generate: ## the BPF objects, with the clang named in bpf/CLANG_VERSION
 	$(GO) generate ./bpf
@@ -86,5 +82,5 @@ system: build
 	HOLDFAST_BIN=$(CURDIR)/$(BIN) $(GO) test -shuffle=on -count=1 -p 1 -timeout 30m ./test/...
 
 # What chance decides, in doses that a test run can afford.
-proof: build
+proof:
 	$(GO) run ./test/sim/cmd -seeds 2000
