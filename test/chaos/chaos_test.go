@@ -15,17 +15,6 @@ import (
 	"github.com/holdfast-ha/holdfast/test/lab"
 )
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test makes network namespaces and must run as root")
-	}
-	t.Skip("this test makes network namespaces and needs root")
-}
-
 func binary(t *testing.T) string {
 	t.Helper()
 	path, err := lab.Binary()
@@ -42,7 +31,7 @@ func TestTwoMinutesOfChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes two minutes")
 	}
-	needRoot(t)
+	lab.NeedRoot(t)
 	o := defaults()
 	// Shorter lives: more clusters, of more shapes.
 	o.binary, o.seed, o.minutes, o.age = binary(t), uint64(rand.Uint32()), 2, 8
@@ -59,7 +48,7 @@ func TestTwoMinutesOfChaos(t *testing.T) {
 // Auditors that find nothing wrong are worth nothing: each thing that they
 // look for must be found.
 func TestAuditorsFindWhatIsWrong(t *testing.T) {
-	needRoot(t)
+	lab.NeedRoot(t)
 	ctx := t.Context()
 	o := defaults()
 	o.binary, o.seed, o.gateways, o.profile = binary(t), 1, 2, "default"

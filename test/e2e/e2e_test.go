@@ -42,7 +42,7 @@ type world struct {
 // prepare builds a lab and installs a cluster, which is not started.
 func prepare(t *testing.T, lo lab.Options, co lab.ClusterOptions) *world {
 	t.Helper()
-	needRoot(t)
+	lab.NeedRoot(t)
 	if lo.Clients == 0 {
 		lo.Clients = 1
 	}
@@ -65,17 +65,6 @@ func launch(t *testing.T, lo lab.Options, co lab.ClusterOptions) *world {
 	w.start(t)
 	w.ready(t)
 	return w
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test makes network namespaces and must run as root")
-	}
-	t.Skip("this test makes network namespaces and needs root")
 }
 
 // pair is the usual cluster: two gateways and a witness.

@@ -92,7 +92,7 @@ func TestDisksOfMembersFillHangAndSlowDown(t *testing.T) {
 
 // A disk that hangs keeps its writer from ending; Close must free it.
 func TestCloseWithHungDisksLeavesNothing(t *testing.T) {
-	needRoot(t)
+	lab.NeedRoot(t)
 	l, err := lab.New(lab.Options{Gateways: 2, Witnesses: 1})
 	if err != nil {
 		t.Fatal(err)

@@ -16,24 +16,13 @@ import (
 // newLab builds a lab that ends with the test.
 func newLab(t *testing.T, o lab.Options) *lab.Lab {
 	t.Helper()
-	needRoot(t)
+	lab.NeedRoot(t)
 	l, err := lab.New(o)
 	if err != nil {
 		t.Fatalf("build lab: %v", err)
 	}
 	l.Attach(t)
 	return l
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test makes network namespaces and must run as root")
-	}
-	t.Skip("this test makes network namespaces and needs root")
 }
 
 func deadline(t *testing.T) context.Context {
@@ -100,7 +89,7 @@ func traces(t *testing.T, l *lab.Lab) []string {
 }
 
 func TestBuildAndTearDownLeavesNothing(t *testing.T) {
-	needRoot(t)
+	lab.NeedRoot(t)
 	l, err := lab.New(lab.Options{Gateways: 2, Witnesses: 1, Clients: 1, Cable: true, SecondNIC: []string{"gw1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +197,7 @@ func orphan() {
 // startOrphan runs this binary as an orphan and returns it with its lab's id.
 func startOrphan(t *testing.T) (*exec.Cmd, *lab.Lab) {
 	t.Helper()
-	needRoot(t)
+	lab.NeedRoot(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), orphanMark+"=wait")
 	out, err := cmd.StdoutPipe()
@@ -243,7 +232,7 @@ func TestSignalClosesTheLab(t *testing.T) {
 }
 
 func TestPanicClosesTheLab(t *testing.T) {
-	needRoot(t)
+	lab.NeedRoot(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), orphanMark+"=panic")
 	out, err := cmd.CombinedOutput()
